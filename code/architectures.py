@@ -1,0 +1,105 @@
+"""Architectures by name, and checkpoints: dictionaries with `arch` and `state_dict`.
+
+A network is Sequential(Normalize, net), so that noise is added in pixel space [0, 1] and the keys of a state_dict
+start with `1.` (or `1.module.` where it was trained under DataParallel).
+"""
+import hashlib
+import pickle
+import warnings
+
+import torch
+from torch import nn
+from torchvision.models import resnet50
+
+from archs.cifar_resnet import CifarResNet
+from datasets import INFO
+from errors import InputError
+
+ARCHITECTURES = {
+    "resnet50": lambda classes: resnet50(weights=None, num_classes=classes),
+    "cifar_resnet20": lambda classes: CifarResNet(20, classes),
+    "cifar_resnet110": lambda classes: CifarResNet(110, classes),
+}
+DATASET_OF = {"resnet50": "imagenet", "cifar_resnet20": "cifar10", "cifar_resnet110": "cifar10"}
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel, for pixels [B, C, H, W] in [0, 1]. It holds nothing that a checkpoint would save."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+def build_network(arch: str, dataset: str) -> nn.Sequential:
+    """An untrained network for a data set, with its normalisation layer. Raises InputError for a wrong pair."""
+    if arch not in ARCHITECTURES:
+        raise InputError(f"unknown architecture {arch!r}: choose from {', '.join(ARCHITECTURES)}")
+    if DATASET_OF[arch] != dataset:
+        raise InputError(f"{arch} is a network for {DATASET_OF[arch]}, not for {dataset}")
+    info = INFO[dataset]
+    return nn.Sequential(Normalize(info.mean, info.std), ARCHITECTURES[arch](info.num_classes))
+
+
+def load_checkpoint(path: str, dataset: str) -> tuple[nn.Sequential, dict]:
+    """The trained network in `path`, in eval mode on the CPU, and the checkpoint's dictionary.
+
+    The file is untrusted: only tensors and plain containers are unpickled, and the state must fit the architecture
+    exactly and be finite. Raises InputError otherwise.
+    """
+    checkpoint = read_checkpoint(path)
+    network = build_network(checkpoint["arch"], dataset)
+    state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
+    _check_state(path, checkpoint["arch"], state, network.state_dict())
+    network.load_state_dict(state)
+    return network.eval(), checkpoint
+
+
+def read_checkpoint(path: str) -> dict:
+    """The dictionary in `path`, checked for `arch` and `state_dict` alone. Raises InputError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the old serialisation, which stays readable
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint") from None
+    except pickle.UnpicklingError:
+        raise InputError(f"{path}: not a checkpoint of tensors and plain containers (its code is never run)") from None
+    except Exception as error:  # torch.load's parsers raise almost any type on a damaged file
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("arch"), str):
+        raise InputError(f"{path}: not a dictionary with an 'arch'")
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path}: no 'state_dict' in it")
+    return checkpoint
+
+
+def _plain_key(key: str) -> str:
+    return "1." + key[len("1.module."):] if key.startswith("1.module.") else key
+
+
+def _check_state(path: str, arch: str, state: dict, expected: dict) -> None:
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    for keys, what in ((missing, "missing"), (extra, "not of this network")):
+        if keys:
+            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+            raise InputError(f"{path}: does not fit {arch}: {len(keys)} keys {what} ({shown})")
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.shape != expected[key].shape:
+            shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise InputError(f"{path}: does not fit {arch}: {key} is {shape}, not {list(expected[key].shape)}")
+        if value.is_floating_point() != expected[key].is_floating_point() or value.layout != torch.strided:
+            raise InputError(f"{path}: does not fit {arch}: {key} is of type {value.dtype}, {value.layout}")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{path}: {key} holds NaN or infinite numbers")
+
+
+def file_sha256(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

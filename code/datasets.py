@@ -1,0 +1,124 @@
+"""The data sets: their constants, and where their images come from.
+
+cifar10   torchvision's CIFAR10 in ./dataset_cache, downloaded at first use. The 500 test images with indices
+          0, 20, 40, ... come with the repository and serve any request for these alone.
+imagenet  an ImageFolder under $IMAGENET_DIR with train/ and val/ (resize 256, centre crop 224).
+"""
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+from torchvision import datasets, transforms
+
+from errors import InputError
+
+CACHE = "./dataset_cache"
+BUNDLED = Path(__file__).parent / "data" / "cifar10_test_every_20th.npz"
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is fixed about a data set; mean and std per channel, of pixels in [0, 1]."""
+
+    num_classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    train_size: int | None  # images in the split, or None where the files decide
+    test_size: int | None
+
+
+INFO = {
+    "cifar10": DatasetInfo(10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 50000, 10000),
+    "imagenet": DatasetInfo(1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None, None),
+}
+DATASETS = tuple(INFO)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by index: size, and load(i) -> (pixels in [0, 1] as float32 [C, H, W], label)."""
+
+    size: int
+    load: Callable[[int], tuple[torch.Tensor, int]]
+
+
+def requested_indices(size: int, skip: int, stop: int) -> range:
+    """The indices 0, skip, 2 skip, ... below `stop` (-1: no limit) and below `size`."""
+    return range(0, size if stop < 0 else min(stop, size), skip)
+
+
+def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[ImageSet, range]:
+    """The images of a split under the test transform, and the indices that --skip and --max request of it.
+
+    Raises InputError where the data are neither there nor downloadable.
+    """
+    if name == "cifar10":
+        size = INFO[name].train_size if split == "train" else INFO[name].test_size
+        indices = requested_indices(size, skip, stop)
+        bundled = _bundled_images()
+        if split == "test" and all(i in bundled for i in indices):
+            return ImageSet(size, lambda i: bundled[i]), indices
+        pixels, labels = cifar10_tensors(train=split == "train")
+        return ImageSet(size, lambda i: (pixels[i].float() / 255, int(labels[i]))), indices
+    folder = imagenet_folder("train" if split == "train" else "val", imagenet_test_transform())
+    return ImageSet(len(folder), lambda i: folder[i]), requested_indices(len(folder), skip, stop)
+
+
+def _bundled_images() -> dict[int, tuple[torch.Tensor, int]]:
+    with np.load(BUNDLED) as archive:
+        pixels = torch.from_numpy(archive["images"]).float() / 255
+        return {int(i): (x, int(y)) for i, x, y in zip(archive["indices"], pixels, archive["labels"], strict=True)}
+
+
+def cifar10_tensors(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """All of CIFAR-10's training or test images: uint8 [N, 3, 32, 32] and int64 labels [N]."""
+    try:
+        data = datasets.CIFAR10(CACHE, train=train, download=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"CIFAR-10 is not in {CACHE} and cannot be downloaded ({error}); only the test images 0, 20, 40, ... come "
+            "with the repository (--split test with --skip 20, or a multiple of it)") from None
+    return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+
+
+def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
+    """$IMAGENET_DIR/`part` as an ImageFolder. Raises InputError where it is not there or has too many classes."""
+    root = os.environ.get("IMAGENET_DIR")
+    if not root:
+        raise InputError("set IMAGENET_DIR to ImageNet's folder (with train/ and val/ in it)")
+    try:
+        folder = datasets.ImageFolder(os.path.join(root, part), transform)
+    except OSError as error:
+        raise InputError(f"IMAGENET_DIR: {error}") from None
+    if len(folder.classes) > INFO["imagenet"].num_classes:
+        raise InputError(f"IMAGENET_DIR: {len(folder.classes)} class folders in {part}/, more than ImageNet's 1000")
+    return folder
+
+
+def imagenet_test_transform() -> Callable:
+    """Resize the shorter side to 256, cut out the central 224x224, scale to [0, 1]."""
+    return transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
+
+
+def imagenet_train_transform() -> Callable:
+    """A random crop resized to 224x224 and a random flip, scaled to [0, 1]."""
+    return transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(),
+                               transforms.ToTensor()])
+
+
+def augment_cifar10(images: torch.Tensor, padding: int = 4) -> torch.Tensor:
+    """A random crop (zero padding) and a random flip of each image of a batch [B, 3, H, W], on its device."""
+    batch, channels, height, width = images.shape
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, batch, 1), device=images.device)
+    rows = top + torch.arange(height, device=images.device)
+    columns = left + torch.arange(width, device=images.device)
+    flipped = torch.rand(batch, 1, device=images.device) < 0.5
+    columns = torch.where(flipped, columns.flip(1), columns)
+    which = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return padded[which, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -1,0 +1,40 @@
+"""Confidence measures: what one noisy sample says of each class, from the softmax of its logits.
+
+A measure is written with tensor methods alone, so that it runs where the scores are (NumPy-free, on any device).
+"""
+from dataclasses import dataclass
+from typing import Any, Callable
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A confidence measure (Kumar et al. 2020, section 3).
+
+    score_min, score_max   the range of a score
+    cutoff                 the smoothed classifier abstains where its bound at radius 0 is below it
+    transform              softmax [..., classes] -> scores [..., classes], both tensors
+    """
+
+    name: str
+    score_min: float
+    score_max: float
+    cutoff: float
+    transform: Callable[[Any], Any]
+
+    @property
+    def range(self) -> float:
+        """score_max - score_min."""
+        return self.score_max - self.score_min
+
+
+def _margin(softmax):
+    """s_c - max_{j != c} s_j for every class c; 0 for classes that share the highest softmax."""
+    highest = softmax.topk(2, dim=-1).values
+    first, second = highest[..., :1], highest[..., 1:]
+    return softmax - first.where(softmax < first, second)
+
+
+MEASURES = {
+    "pred_score": Measure("pred_score", 0.0, 1.0, 0.5, lambda softmax: softmax),
+    "margin": Measure("margin", -1.0, 1.0, 0.0, _margin),
+}

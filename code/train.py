@@ -1,0 +1,191 @@
+"""Train a base classifier with Gaussian noise added to its images, as Cohen et al. (2019) do.
+
+    python code/train.py cifar10 cifar_resnet110 models/cifar10/resnet110/noise_0.25 --noise_sd 0.25
+    python code/train.py cifar10 cifar_resnet20 OUTDIR --noise_sd 0.25 --epochs 24 --batch 128 --schedule one_cycle --amp
+    IMAGENET_DIR=... python code/train.py imagenet resnet50 OUTDIR --noise_sd 0.5 --workers 16
+
+Writes OUTDIR/checkpoint.pth.tar (epoch, arch, state_dict, optimizer, scheduler, config) after each epoch, and one line
+an epoch to OUTDIR/log.txt. --resume goes on from that checkpoint; without it a checkpoint is never overwritten.
+"""
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import datasets
+from architectures import ARCHITECTURES, build_network, read_checkpoint
+from errors import InputError, run
+
+LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
+MAY_DIFFER_ON_RESUME = ("outdir", "workers", "gpu", "device", "print_freq", "resume")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=datasets.DATASETS)
+    parser.add_argument("arch", choices=ARCHITECTURES)
+    parser.add_argument("outdir", help="folder of the checkpoint and the log")
+    parser.add_argument("--workers", type=int, default=4, help="processes that load images (ImageNet only)")
+    parser.add_argument("--epochs", type=int, default=90)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=0.1, help="initial learning rate (its maximum, for one_cycle)")
+    parser.add_argument("--schedule", choices=["step", "one_cycle"], default="step")
+    parser.add_argument("--lr_step_size", type=int, default=30, help="epochs between two falls of the learning rate")
+    parser.add_argument("--gamma", type=float, default=0.1, help="factor by which it falls")
+    parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
+    parser.add_argument("--noise_sd", type=float, default=0.0, help="standard deviation of the noise, pixels in [0, 1]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gpu", help="id of the GPU to use (several, separated by commas: DataParallel)")
+    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu or cuda")
+    parser.add_argument("--print-freq", type=int, default=10, help="steps between two lines of progress")
+    parser.add_argument("--amp", action="store_true", help="forward passes in bfloat16 (autocast)")
+    parser.add_argument("--resume", action="store_true", help="go on from OUTDIR/checkpoint.pth.tar")
+    return parser.parse_args()
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise InputError for a value that no training can use."""
+    for name in ("epochs", "batch", "lr", "lr_step_size", "gamma", "print_freq"):
+        if not getattr(args, name) > 0:
+            raise InputError(f"--{name} must be above 0, not {getattr(args, name)}")
+    for name in ("workers", "momentum", "weight_decay", "noise_sd"):
+        if not 0 <= getattr(args, name) < float("inf"):
+            raise InputError(f"--{name} must be 0 or above, not {getattr(args, name)}")
+
+
+class CifarBatches:
+    """CIFAR-10 as batches on the device: the whole split is held there as bytes, and augmented a batch at a time."""
+
+    def __init__(self, train: bool, batch: int, device: torch.device):
+        self.images, self.labels = (tensor.to(device) for tensor in datasets.cifar10_tensors(train))
+        self.train, self.batch = train, batch
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch)
+
+    def __iter__(self):
+        count, device = len(self.labels), self.labels.device
+        order = torch.randperm(count, device=device) if self.train else torch.arange(count, device=device)
+        for chosen in order.split(self.batch):
+            images = self.images[chosen].float().div_(255)
+            yield (datasets.augment_cifar10(images) if self.train else images), self.labels[chosen]
+
+
+def make_batches(args: argparse.Namespace, device: torch.device) -> tuple:
+    """Training and test batches, each an iterable of (pixels [B, 3, H, W] in [0, 1], labels [B]) with a length."""
+    if args.dataset == "cifar10":
+        return CifarBatches(True, args.batch, device), CifarBatches(False, args.batch, device)
+    train = datasets.imagenet_folder("train", datasets.imagenet_train_transform())
+    test = datasets.imagenet_folder("val", datasets.imagenet_test_transform())
+    options = {"batch_size": args.batch, "num_workers": args.workers, "pin_memory": device.type == "cuda"}
+    return (torch.utils.data.DataLoader(train, shuffle=True, **options),
+            torch.utils.data.DataLoader(test, shuffle=False, **options))
+
+
+def run_epoch(network, batches, args, device, optimizer=None, scheduler=None) -> tuple[float, float]:
+    """One pass over the batches with noise added; trains where there is an optimizer. Returns mean loss, accuracy."""
+    training = optimizer is not None
+    network.train(training)
+    total_loss = total_correct = count = 0
+    for step, (images, labels) in enumerate(batches):
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        images = images + args.noise_sd * torch.randn_like(images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(training), torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
+            logits = network(images).float()
+            loss = cross_entropy(logits, labels)
+        if training:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        total_loss += loss.detach() * len(labels)
+        total_correct += (logits.detach().argmax(1) == labels).sum()
+        count += len(labels)
+        if training and step % args.print_freq == 0:
+            print(f"  step {step}/{len(batches)}  loss {float(total_loss) / count:.4f}  "
+                  f"accuracy {float(total_correct) / count:.4f}", flush=True)
+    return float(total_loss) / count, float(total_correct) / count
+
+
+def make_optimizer(args: argparse.Namespace, network: nn.Module, steps: int) -> tuple:
+    """SGD and its learning-rate schedule; `steps` an epoch."""
+    optimizer = torch.optim.SGD(network.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+    if args.schedule == "step":
+        return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, args.lr_step_size * steps, args.gamma)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, total_steps=args.epochs * steps, pct_start=0.2, anneal_strategy="linear",
+        cycle_momentum=False)
+
+
+def resume(args: argparse.Namespace, path: Path, network, optimizer, scheduler) -> int:
+    """Load the state of an unfinished training and return its next epoch. Raises InputError where it does not fit."""
+    checkpoint = read_checkpoint(str(path))
+    config = checkpoint.get("config")
+    if not isinstance(config, dict) or not {"epoch", "optimizer", "scheduler"} <= checkpoint.keys():
+        raise InputError(f"{path}: holds no training state to resume from")
+    for name, value in vars(args).items():
+        if name not in MAY_DIFFER_ON_RESUME and config.get(name) != value:
+            raise InputError(f"{path}: was trained with {name} {config.get(name)}, not {value}")
+    network.load_state_dict(checkpoint["state_dict"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    scheduler.load_state_dict(checkpoint["scheduler"])
+    return checkpoint["epoch"]
+
+
+def save(path: Path, **content) -> None:
+    """Write a checkpoint whole or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    torch.save(content, unfinished)
+    os.replace(unfinished, path)
+
+
+def choose_device(args: argparse.Namespace) -> torch.device:
+    """The device of --device and --gpu. Raises InputError where it is not there."""
+    if args.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {args.device}: no CUDA device here")
+    return torch.device(device)
+
+
+def main() -> None:
+    args = parse_arguments()
+    check_arguments(args)
+    device, path = choose_device(args), Path(args.outdir) / "checkpoint.pth.tar"
+    if path.exists() and not args.resume:
+        raise InputError(f"{path} is there: --resume goes on from it, another OUTDIR starts anew")
+    if args.resume and not path.exists():
+        raise InputError(f"{path}: no checkpoint to resume from")
+    torch.manual_seed(args.seed)
+    network = build_network(args.arch, args.dataset).to(device, memory_format=torch.channels_last)
+    train_batches, test_batches = make_batches(args, device)
+    optimizer, scheduler = make_optimizer(args, network, len(train_batches))
+    first = resume(args, path, network, optimizer, scheduler) if args.resume else 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = path.with_name("log.txt")
+    if not args.resume:
+        log.write_text(LOG_HEADER + "\n")
+    parallel = nn.DataParallel(network) if torch.cuda.device_count() > 1 and device.type == "cuda" else network
+    for epoch in range(first, args.epochs):
+        torch.manual_seed((args.seed << 16) + epoch)
+        start, rate = time.time(), optimizer.param_groups[0]["lr"]
+        train = run_epoch(parallel, train_batches, args, device, optimizer, scheduler)
+        test = run_epoch(parallel, test_batches, args, device)
+        row = (epoch, f"{time.time() - start:.1f}", f"{rate:.3g}", *(f"{value:.4f}" for value in train + test))
+        print("\t".join(map(str, row)), flush=True)
+        with log.open("a") as file:
+            file.write("\t".join(map(str, row)) + "\n")
+        save(path, epoch=epoch + 1, arch=args.arch, state_dict=network.state_dict(), optimizer=optimizer.state_dict(),
+             scheduler=scheduler.state_dict(), config=vars(args))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
