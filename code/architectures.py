@@ -24,7 +24,7 @@ DATASET_OF = {"resnet50": "imagenet", "cifar_resnet20": "cifar10", "cifar_resnet
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel, for pixels [B, C, H, W] in [0, 1]. It holds nothing that a checkpoint would save."""
+    """(x - mean) / std per channel, for pixels [B, C, H, W] in [0, 1]. It adds nothing to a state_dict."""
 
     def __init__(self, mean, std):
         super().__init__()

@@ -70,7 +70,7 @@ def failure_probability(n: int, ranks: np.ndarray, prob: np.ndarray) -> float:
     log_all = log_pmf(np.int64(n), float(n))
     time = 1 - np.asarray(prob, dtype=np.float64)
     failure, previous, states, mass = 0.0, 0.0, np.zeros(1, dtype=np.int64), np.ones(1)
-    for rank, now in zip(ranks, time):
+    for rank, now in zip(ranks, time, strict=True):
         mean = n * (now - previous)
         low, high = (int(edge) for edge in mean + np.array([-1, 1]) * (WINDOW * np.sqrt(mean) + WINDOW))
         steps = np.arange(max(low, 0), min(high, n) + 1)
@@ -187,11 +187,6 @@ def weighted_score_bound(thresholds, weights, score_min: float):
 def hoeffding_lower(mean: float, n: int, alpha: float, score_range: float) -> float:
     """mean - range sqrt(ln(1 / alpha) / (2 n)): lower confidence limit on an expectation (Hoeffding 1963)."""
     return mean - score_range * _hoeffding_width(n, alpha)
-
-
-def hoeffding_upper_of_total(mean: float, n: int, alpha: float, score_range: float) -> float:
-    """Upper limit on the mean of N values of which the first n are a random subset (Hoeffding 1963, section 6)."""
-    return mean + score_range * _hoeffding_width(n, alpha)
 
 
 def naive_bound(mean_lower: float, shift, score_min: float, score_max: float):

@@ -5,9 +5,9 @@ cifar10   torchvision's CIFAR10 in ./dataset_cache, downloaded at first use. The
 imagenet  an ImageFolder under $IMAGENET_DIR with train/ and val/ (resize 256, centre crop 224).
 """
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch

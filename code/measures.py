@@ -2,8 +2,9 @@
 
 A measure is written with tensor methods alone, so that it runs where the scores are (NumPy-free, on any device).
 """
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Train a base classifier with Gaussian noise added to its images, as Cohen et al. (2019) do.
 
     python code/train.py cifar10 cifar_resnet110 models/cifar10/resnet110/noise_0.25 --noise_sd 0.25
-    python code/train.py cifar10 cifar_resnet20 OUTDIR --noise_sd 0.25 --epochs 24 --batch 128 --schedule one_cycle --amp
+    python code/train.py cifar10 cifar_resnet20 OUTDIR --noise_sd 0.5 --epochs 24 --schedule one_cycle --amp
     IMAGENET_DIR=... python code/train.py imagenet resnet50 OUTDIR --noise_sd 0.5 --workers 16
 
 Writes OUTDIR/checkpoint.pth.tar (epoch, arch, state_dict, optimizer, scheduler, config) after each epoch, and one line
@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 import datasets
 from architectures import ARCHITECTURES, build_network, read_checkpoint
 from errors import InputError, run
+from sampler import choose_device
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
 MAY_DIFFER_ON_RESUME = ("outdir", "workers", "gpu", "device", "print_freq", "resume")
@@ -146,20 +147,12 @@ def save(path: Path, **content) -> None:
     os.replace(unfinished, path)
 
 
-def choose_device(args: argparse.Namespace) -> torch.device:
-    """The device of --device and --gpu. Raises InputError where it is not there."""
-    if args.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {args.device}: no CUDA device here")
-    return torch.device(device)
-
-
 def main() -> None:
     args = parse_arguments()
     check_arguments(args)
-    device, path = choose_device(args), Path(args.outdir) / "checkpoint.pth.tar"
+    if args.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
+    device, path = choose_device(args.device), Path(args.outdir) / "checkpoint.pth.tar"
     if path.exists() and not args.resume:
         raise InputError(f"{path} is there: --resume goes on from it, another OUTDIR starts anew")
     if args.resume and not path.exists():

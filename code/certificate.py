@@ -1,0 +1,153 @@
+"""From order statistics to certificates: lower bounds on the expected score at every radius, and certified radii."""
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+from scipy.optimize import brentq
+
+from bounds import (
+    Band,
+    clopper_pearson_band,
+    clopper_pearson_ranks,
+    dkw_band,
+    expected_score_bound,
+    hoeffding_lower,
+    naive_bound,
+    shifted_probability,
+    weighted_score_bound,
+)
+from measures import Measure
+
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+BOUNDS = ("clopper_pearson", "dkw")
+ABSTAIN = -1
+RADIUS_TOLERANCE = 1e-9  # of sigma
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the N scores of one image become its certificate: all that is fixed before the sampling.
+
+    bound: one of BOUNDS; alpha: error probability of a certificate; sigma, radii: in pixels of range [0, 1];
+    kept_ranks: the band uses the ranks that --save_scores keeps, whatever the bound; eta: see clopper_pearson_band.
+    """
+
+    measure: Measure
+    n: int
+    alpha: float
+    sigma: float
+    bound: str = "clopper_pearson"
+    radii: tuple[float, ...] = RADII
+    kept_ranks: bool = False
+    eta: float | None = None
+
+    @cached_property
+    def band(self) -> Band:
+        """The confidence band of the score's distribution."""
+        return _band(self.n, self.alpha, self.bound, self.kept_ranks, self.eta)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Phi(Phi^-1(p_j) - R / sigma), [radii, ranks]: the same for every image."""
+        return shifted_probability(self.band.prob, np.asarray(self.radii)[:, None] / self.sigma)
+
+    def certificate(self, chosen: int, mean: float, thresholds: np.ndarray) -> "Certificate":
+        """The certificate of class `chosen` from its scores' mean and their order statistics at band.ranks, [J]."""
+        mean_lower = hoeffding_lower(mean, self.n, self.alpha, self.measure.range)
+        return Certificate(self, chosen, mean, mean_lower, np.asarray(thresholds, dtype=np.float64))
+
+    def abstention(self, chosen: int, mean: float) -> "Certificate":
+        """A certificate that claims nothing, for an image given up after some of its samples with this mean."""
+        return Certificate(self, chosen, mean, self.measure.score_min, None)
+
+
+@lru_cache
+def _band(n: int, alpha: float, bound: str, kept_ranks: bool, eta: float | None) -> Band:
+    if bound == "clopper_pearson":
+        return clopper_pearson_band(n, alpha, eta)
+    if bound == "dkw":
+        return dkw_band(n, alpha, clopper_pearson_ranks(n) if kept_ranks else None)
+    raise ValueError(f"unknown bound {bound!r}: choose from {', '.join(BOUNDS)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What N scores say of one image. It unpacks as (prediction, exp_cdf, exp).
+
+    prediction    the class chosen from the selection samples, or ABSTAIN
+    exp_cdf, exp  lower bounds on its expected score at rule.radii, with and without the CDF; all 0.0 on abstention
+    chosen        the class before any abstention
+    mean          the mean of its sampled scores
+    With probability at least 1 - alpha over the sampling, all of exp_cdf, lower_bound and radius hold at once, at
+    every x' with ||x' - x||_2 <= radius (exp: with probability 1 - alpha of its own).
+    """
+
+    rule: Rule
+    chosen: int
+    mean: float
+    mean_lower: float = field(repr=False)
+    thresholds: np.ndarray | None = field(repr=False)
+
+    @cached_property
+    def prediction(self) -> int:
+        """`chosen`, or ABSTAIN where the CDF bound at radius 0 is below the measure's cutoff (or NaN)."""
+        return self.chosen if self.lower_bound(0.0) >= self.rule.measure.cutoff else ABSTAIN
+
+    @cached_property
+    def exp_cdf(self) -> tuple[float, ...]:
+        """Bounds from the CDF (Kumar et al. 2020, Theorem 2)."""
+        if self.prediction == ABSTAIN or self.thresholds is None:
+            return (0.0,) * len(self.rule.radii)
+        return tuple(weighted_score_bound(self.thresholds, self.rule.weights, self.rule.measure.score_min).tolist())
+
+    @cached_property
+    def exp(self) -> tuple[float, ...]:
+        """Bounds from the mean alone (Theorem 1)."""
+        if self.prediction == ABSTAIN:
+            return (0.0,) * len(self.rule.radii)
+        return tuple(self.naive_lower_bound(radius) for radius in self.rule.radii)
+
+    def __iter__(self):
+        return iter((self.prediction, self.exp_cdf, self.exp))
+
+    def lower_bound(self, radius: float) -> float:
+        """The bound from the CDF at any radius >= 0, whether the certificate abstains or not."""
+        _check_radius(radius)
+        measure, rule = self.rule.measure, self.rule
+        if self.thresholds is None:
+            return measure.score_min
+        return float(expected_score_bound(self.thresholds, rule.band.prob, radius / rule.sigma, measure.score_min))
+
+    def naive_lower_bound(self, radius: float) -> float:
+        """The bound from the mean alone at any radius >= 0, never below score_min."""
+        _check_radius(radius)
+        measure = self.rule.measure
+        bound = naive_bound(self.mean_lower, radius / self.rule.sigma, measure.score_min, measure.score_max)
+        return max(float(bound), measure.score_min)
+
+    def radius(self, score: float, naive: bool = False) -> float:
+        """sup{R : bound(R) > score}, rounded down by at most 1e-9 sigma; 0.0 where bound(0) <= score.
+
+        score: strictly inside the measure's range, else ValueError.
+        """
+        if not self.rule.measure.score_min < score < self.rule.measure.score_max:
+            raise ValueError(f"score {score} is not strictly inside the range of {self.rule.measure.name}")
+        bound = self.naive_lower_bound if naive else self.lower_bound
+        if not bound(0.0) > score:
+            return 0.0
+        tolerance, high = RADIUS_TOLERANCE * self.rule.sigma, self.rule.sigma
+        while bound(high) > score:
+            high *= 2
+        root = brentq(lambda radius: bound(radius) - score, 0.0, high, xtol=tolerance / 4)
+        while root > 0 and not bound(root) > score:  # the lower end of the root's bracket
+            root -= tolerance / 2
+        return max(root, 0.0)
+
+    def without_cutoff(self) -> "Certificate":
+        """The same certificate, never abstaining."""
+        return replace(self, rule=replace(self.rule, measure=replace(self.rule.measure, cutoff=-np.inf)))
+
+
+def _check_radius(radius: float) -> None:
+    if not radius >= 0:
+        raise ValueError(f"a radius must be 0 or above, not {radius}")

@@ -1,0 +1,181 @@
+"""`Smooth`: the smoothed classifier. Selection of a class, sampling of its scores, and the certificate."""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from bounds import empirical_bernstein_lower
+from certificate import ABSTAIN, RADII, Certificate, Rule
+from measures import MEASURES, Measure
+from sampler import ESTIMATION, SELECTION, Sampler, choose_device, retry_with_smaller_batch
+
+EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
+EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
+
+
+class NonFiniteScores(ArithmeticError):
+    """The base classifier gave a NaN or infinite score: nothing can be certified."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class with the highest expected score, or ABSTAIN, and limits on the expected score of `chosen`."""
+
+    prediction: int
+    chosen: int
+    lower: float
+    upper: float
+
+
+class Smooth:
+    """A base classifier smoothed by Gaussian noise: g(x) = E[score of f at x + N(0, sigma^2 I)].
+
+    base_classifier     any torch module from images [B, C, H, W] with pixels in [0, 1] to logits [B, num_classes];
+                        it is copied, not changed
+    sigma               standard deviation of the noise, in pixels of range [0, 1]
+    confidence_measure  a name in MEASURES, or a tuple of them, all certified from the same samples
+    device              auto (CUDA, then CPU) or a PyTorch device; precision: fp32, tf32, bf16 or fp16 (of the network
+                        alone, whose certificate it then is); compile: through torch.compile
+    early_abstain       give an image up as soon as it is clear that it will abstain; the row of a full run differs in
+                        at most one image of a million, but such a certificate bounds nothing
+    """
+
+    def __init__(self, base_classifier: nn.Module, num_classes: int, sigma: float,
+                 confidence_measure: str | tuple[str, ...] = "pred_score", *, device: str = "auto",
+                 precision: str = "fp32", compile: bool = False, early_abstain: bool = False):
+        if not 0 < sigma < float("inf"):
+            raise ValueError(f"sigma must be above 0 and finite, not {sigma}")
+        self.single = isinstance(confidence_measure, str)
+        names = (confidence_measure,) if self.single else confidence_measure
+        self.measures: tuple[Measure, ...] = tuple(MEASURES[name] for name in names)
+        self.num_classes, self.sigma, self.early_abstain = num_classes, float(sigma), early_abstain
+        self.sampler = Sampler(base_classifier, self.sigma, choose_device(device), precision, compile)
+
+    def certify(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *,
+                bound: str = "clopper_pearson", seed: int = 0, index: int = 0, radii: tuple[float, ...] = RADII,
+                kept_ranks: bool = False, eta: float | None = None) -> Certificate | tuple[Certificate, ...]:
+        """Certify an image x [C, H, W] from n0 samples that choose the class and n fresh ones that bound its score.
+
+        With probability at least 1 - alpha over the sampling the certificate's bounds hold. The noise comes from
+        (seed, index, stage) alone: give every image an index of its own. Returns a Certificate, or a tuple of them
+        where confidence_measure is one. bound, kept_ranks, eta: see Rule. Raises NonFiniteScores, ValueError.
+        """
+        if n0 < 1 or batch_size < 1:
+            raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
+        rules = [Rule(measure, n, alpha, self.sigma, bound, tuple(radii), kept_ranks, eta)
+                 for measure in self.measures]
+        bands = [rule.band for rule in rules]  # also refuses a bad n, alpha or bound before any sampling
+
+        def certificates(batch: int) -> tuple[Certificate, ...]:
+            classes = self._select(x, n0, batch, (seed, index, SELECTION))
+            scores = self._scores(x, n, batch, (seed, index, ESTIMATION), classes)
+            means = _finite_means(scores)
+            if scores.shape[1] < n:
+                return tuple(map(Rule.abstention, rules, classes, means))
+            thresholds = [order_statistics(row, band.ranks) for row, band in zip(scores, bands, strict=True)]
+            return tuple(map(Rule.certificate, rules, classes, means, thresholds))
+
+        result = retry_with_smaller_batch(certificates, batch_size)
+        return result[0] if self.single else result
+
+    def predict(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, seed: int = 0,
+                index: int = 0) -> Prediction:
+        """Predict the class of the highest expected score, wrong with probability at most alpha, and bound that score.
+
+        n0 samples choose a class c; on n >= 2 fresh ones, c is predicted if for every j != c the lower limit on
+        E[s_c - s_j] (empirical Bernstein, level alpha each: an intersection-union test) is above 0. The limits on
+        E[s_c] hold together with probability 1 - alpha (alpha / 2 each). The measure must be pred_score.
+        """
+        if [measure.name for measure in self.measures] != ["pred_score"]:
+            raise ValueError("prediction is by the expected pred_score")
+        if n0 < 1 or batch_size < 1 or n < 2 or not 0 < alpha < 1:
+            raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
+        rule = Rule(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,))
+
+        def prediction(batch: int) -> Prediction:
+            chosen, = self._select(x, n0, batch, (seed, index, SELECTION))
+            scores, lead, variance = self._leads(x, n, batch, (seed, index, ESTIMATION), chosen)
+            limits = empirical_bernstein_lower(lead, variance, n, alpha, score_range=2.0)
+            wins = np.delete(limits, chosen).min() > 0
+            ranks = rule.band.ranks
+            below = rule.certificate(chosen, 0.0, order_statistics(scores, ranks)).lower_bound(0.0)
+            mirrored = 1.0 - order_statistics(scores, n + 1 - ranks[::-1])[::-1]
+            above = 1.0 - rule.certificate(chosen, 0.0, mirrored).lower_bound(0.0)
+            return Prediction(chosen if wins else ABSTAIN, chosen, below, above)
+
+        return retry_with_smaller_batch(prediction, batch_size)
+
+    def _softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]):
+        for softmax in self.sampler.softmax(x, count, batch, key):
+            if softmax.shape[1] != self.num_classes:
+                raise ValueError(f"the base classifier has {softmax.shape[1]} classes, not {self.num_classes}")
+            yield softmax
+
+    def _select(self, x: torch.Tensor, n0: int, batch: int, key: tuple[int, int, int]) -> list[int]:
+        """For each measure, the class with the highest mean score over n0 samples."""
+        totals = torch.zeros(len(self.measures), self.num_classes, dtype=torch.float64, device=self.sampler.device)
+        for softmax in self._softmax(x, n0, batch, key):
+            for total, measure in zip(totals, self.measures, strict=True):
+                total += measure.transform(softmax).sum(0, dtype=torch.float64)
+        if not torch.isfinite(totals).all():
+            raise NonFiniteScores
+        return totals.argmax(1).tolist()
+
+    def _scores(self, x: torch.Tensor, n: int, batch: int, key: tuple[int, int, int],
+                classes: list[int]) -> torch.Tensor:
+        """The scores of each measure's class, float32 [measures, n], or the first of them on early abstention."""
+        scores = torch.empty(len(self.measures), n, device=self.sampler.device)
+        done, checks = 0, [n // part for part in EARLY_CHECKS if self.early_abstain and n >= part]
+        for softmax in self._softmax(x, n, batch, key):
+            for row, measure, chosen in zip(scores, self.measures, classes, strict=True):
+                row[done:done + len(softmax)] = measure.transform(softmax)[:, chosen]
+            done += len(softmax)
+            while checks and done >= checks[0]:
+                first = scores[:, :checks.pop(0)]
+                if self._all_will_abstain(first):
+                    return first
+        return scores
+
+    def _all_will_abstain(self, first: torch.Tensor) -> bool:
+        """Whether the mean of all N scores stays below every cutoff, from the first n: float32 [measures, n].
+
+        A bound at radius 0 is at most the mean of all N scores, of which the first n are a random subset: Hoeffding's
+        inequality holds for sampling without replacement (Hoeffding 1963, section 6).
+        """
+        width = float(np.sqrt(np.log(len(EARLY_CHECKS) / EARLY_ERROR) / (2 * first.shape[1])))
+        means = first.mean(1, dtype=torch.float64).tolist()
+        return all(mean + measure.range * width < measure.cutoff
+                   for mean, measure in zip(means, self.measures, strict=True))
+
+    def _leads(self, x: torch.Tensor, n: int, batch: int, key: tuple[int, int, int],
+               chosen: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """The scores of `chosen` [n], and the sample mean and variance of s_chosen - s_j for every class j."""
+        scores = torch.empty(n, device=self.sampler.device)
+        moments = torch.zeros(2, self.num_classes, dtype=torch.float64, device=self.sampler.device)
+        done = 0
+        for softmax in self._softmax(x, n, batch, key):
+            scores[done:done + len(softmax)] = softmax[:, chosen]
+            lead = softmax[:, chosen, None].double() - softmax.double()
+            moments += torch.stack([lead.sum(0), lead.square().sum(0)])
+            done += len(softmax)
+        if not torch.isfinite(moments).all():
+            raise NonFiniteScores
+        mean, square = moments.cpu().numpy() / n
+        variance = np.maximum(square - mean ** 2, 0) * (n / (n - 1)) + 1e-12  # more than its rounding error
+        return scores, mean, variance
+
+
+def _finite_means(scores: torch.Tensor) -> list[float]:
+    """The float64 mean of each row. Raises NonFiniteScores: a NaN anywhere makes its row's mean NaN."""
+    means = scores.mean(1, dtype=torch.float64)
+    if not torch.isfinite(means).all():
+        raise NonFiniteScores
+    return means.tolist()
+
+
+def order_statistics(scores: torch.Tensor, ranks: np.ndarray) -> np.ndarray:
+    """The order statistics of scores [n] at 1-based ranks [J], float32 [J]; only they leave the device."""
+    if scores.device.type == "cpu":
+        return np.sort(scores.numpy())[ranks - 1]
+    return scores.sort().values[torch.from_numpy(ranks - 1).to(scores.device)].cpu().numpy()

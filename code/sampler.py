@@ -1,0 +1,137 @@
+"""Noisy forward passes: softmax of a base classifier at x + N(0, sigma^2 I), sample by sample the same in every run.
+
+Sample k of (seed, index, stage) is the same for every forward size, --batch and number of processes: the noise of an
+image comes from one stream, drawn in blocks of BLOCK samples.
+"""
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+
+from errors import InputError
+
+BLOCK = 32  # samples drawn by one call of the random number generator; a power of two
+SELECTION, ESTIMATION = 0, 1  # stages: two independent streams an image
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SEEDS, INDICES = 2 ** 10, 2 ** 21  # PyTorch's CPU generator uses 32 bits of its seed
+
+
+def stream_seed(seed: int, index: int, stage: int) -> int:
+    """An injective map from (seed, index, stage) to 32 bits. Raises ValueError outside its domain."""
+    if not (0 <= seed < SEEDS and 0 <= index < INDICES and stage in (SELECTION, ESTIMATION)):
+        raise ValueError(f"need 0 <= seed < {SEEDS} and 0 <= index < {INDICES}, not seed {seed}, index {index}")
+    return (seed * INDICES + index) * 2 + stage
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError where it is not there."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if device.type in ("cpu", "cuda"):
+            torch.empty(0, device=device)
+            return device
+    except (RuntimeError, AssertionError):  # PyTorch's words for "no such device" run over several lines
+        pass
+    raise InputError(f"device {name!r} is not to be had here")
+
+
+def forward_size(device_type: str, height: int, width: int, batch: int) -> int:
+    """Samples of one forward pass, at most `batch`: a multiple of BLOCK or a divisor of it.
+
+    On a CPU, passes that stay in the caches are fastest, whatever --batch says: 64 small images or 8 large ones.
+    """
+    size = min(batch, 64 if height * width <= 64 * 64 else 8) if device_type == "cpu" else batch
+    return size // BLOCK * BLOCK if size >= BLOCK else 2 ** (size.bit_length() - 1)
+
+
+class Sampler:
+    """Draws softmax outputs of a base classifier (a torch module from [B, C, H, W] in [0, 1] to logits [B, classes]).
+
+    The caller's module is copied, never changed. The copy runs in eval mode and channels_last, with BatchNorm folded
+    into the convolutions where torch.fx can trace it, in the given precision, compiled where asked for.
+    """
+
+    def __init__(self, base_classifier: nn.Module, sigma: float, device: torch.device, precision: str, compile: bool):
+        self.sigma, self.device, self.dtype = sigma, device, PRECISIONS[precision]
+        self.tf32, self.compile = precision == "tf32", compile
+        self._original = base_classifier
+        self._network = None  # made at the first image, whose shape the folding is checked on
+
+    def softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]) -> Iterator[torch.Tensor]:
+        """Yield float32 softmax tensors [b, classes] of `count` noisy copies of x [C, H, W], in stream order.
+
+        key: (seed, index, stage). A yielded tensor is valid until the next one.
+        """
+        x = x.to(self.device, torch.float32)
+        size = forward_size(self.device.type, *x.shape[1:], batch)
+        if self._network is None:
+            self._network = self._prepare(x)
+        batches = self._noisy_batches(x, size, stream_seed(*key))
+        for done in range(0, count, size):  # the last pass is a full one too: one shape, no recompilation
+            yield self._forward(next(batches))[:count - done]
+
+    @torch.inference_mode()
+    def _forward(self, noisy: torch.Tensor) -> torch.Tensor:
+        """Softmax in float32. Only here is noise cast to a lower precision: the cast belongs to the base classifier."""
+        with _tf32(self.tf32):
+            return torch.softmax(self._network(noisy.to(self.dtype)).float(), dim=1)
+
+    def _noisy_batches(self, x: torch.Tensor, size: int, seed: int) -> Iterator[torch.Tensor]:
+        """x + sigma * noise without end, float32 [size, C, H, W] in channels_last, in one reused buffer."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        x = x.permute(1, 2, 0).contiguous()
+        buffer = torch.empty(max(size, BLOCK), *x.shape, device=self.device)
+        while True:
+            for block in buffer.split(BLOCK):
+                block.normal_(generator=generator)
+            buffer.mul_(self.sigma).add_(x)
+            for part in buffer.split(size):
+                yield part.permute(0, 3, 1, 2)
+
+    @torch.inference_mode()
+    def _prepare(self, x: torch.Tensor) -> nn.Module:
+        network = copy.deepcopy(self._original).eval().to(self.device)
+        network = _fold_batchnorm(network, x).to(self.dtype, memory_format=torch.channels_last)
+        if not self.compile:
+            return network
+        cudagraphs = {"triton.cudagraphs": True} if self.device.type == "cuda" else {}
+        return torch.compile(network, options={"freezing": True, **cudagraphs})
+
+
+def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
+    """`network` with BatchNorm folded into its convolutions, or as it is where torch.fx cannot trace it faithfully."""
+    try:
+        folded = fuse(network)
+    except Exception:  # torch.fx raises almost any type for a module whose Python it cannot follow
+        return network
+    probe = x + 0.1 * torch.randn(4, *x.shape, device=x.device, generator=torch.Generator(x.device).manual_seed(0))
+    expected = network(probe)
+    return folded if torch.allclose(folded(probe), expected, rtol=1e-3, atol=1e-3) else network
+
+
+@contextmanager
+def _tf32(allowed: bool):
+    """TF32 in cuDNN and cuBLAS on or off for a while: fp32 means fp32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def retry_with_smaller_batch(work, batch: int):
+    """work(batch), with the batch halved (and a line on stderr) for as long as it does not fit into GPU memory."""
+    while True:
+        try:
+            return work(batch)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+        torch.cuda.empty_cache()
+        print(f"out of GPU memory: trying a batch of {batch}", file=sys.stderr)
