@@ -45,6 +45,18 @@ def clopper_pearson_limit(k, n, eta):
     return betaincinv(k, n - np.asarray(k) + 1.0, eta) * (1 - 1e-12)
 
 
+def population_limit(certified, n: int, confidence: float, alpha: float):
+    """Lower confidence limit on the population's certified accuracy, from the count of certified images among n.
+
+    The images are an independent sample. With Z = "its certificate says so" and T = "it is truly so", P(T) >= P(Z) -
+    P(Z and not T) >= P(Z) - alpha, alpha the error probability of a certificate; and P(Z) is at least the one-sided
+    Clopper-Pearson limit. certified: a scalar or array.
+    """
+    certified = np.asarray(certified)
+    limit = np.where(certified > 0, clopper_pearson_limit(np.maximum(certified, 1), n, 1 - confidence), 0.0)
+    return np.maximum(limit - alpha, 0.0)
+
+
 def clopper_pearson_ranks(n: int, intervals: int = 1000) -> np.ndarray:
     """round(n sin^2(i pi / (2 intervals))) for i = 0 ... intervals, clipped to [1, n], duplicates removed: int64 [J].
 

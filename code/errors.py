@@ -1,15 +1,39 @@
-"""How a program of this project refuses: one line on stderr and exit status 2, never a traceback."""
+"""How a program of this project ends: with one line on stderr where it refuses or is stopped, never a traceback."""
+import os
+import signal
 import sys
+from collections.abc import Callable
 
 
 class InputError(Exception):
     """Something the user gave (an option, a file, a folder) cannot be used; the message is one line that says why."""
 
 
-def run(main):
-    """Call main() and return the exit status: what main returns (None counts as 0), or 2 after an InputError."""
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C came; status is the exit status that shells expect of it."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.status = 128 + signum
+
+
+def _stop(signum, frame):
+    raise Stopped(signum)
+
+
+def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
+    """Call main() and return the exit status: main's own (None counts as 0), or 2 after an InputError.
+
+    SIGTERM and SIGINT end it with 143 and 130 and the line `when_stopped` (under torchrun from rank 0 alone).
+    """
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _stop)
     try:
         return main() or 0
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(when_stopped, file=sys.stderr)
+        return stopped.status

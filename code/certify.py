@@ -1,0 +1,117 @@
+"""Certify the confidence of a smoothed classifier, image by image.
+
+    python code/certify.py cifar10 models/cifar10/resnet20/noise_0.25/checkpoint.pth.tar 0.25 OUTFILE --skip 20
+    python code/certify.py cifar10 CHECKPOINT 0.25 'log_files/{confidence_measure}/noise_0.25' \
+        --confidence_measure pred_score margin --save_scores
+    IMAGENET_DIR=... torchrun --nproc_per_node=8 code/certify.py imagenet CHECKPOINT 0.5 OUTFILE --skip 100 --batch 400
+
+OUTFILE gets one row an image (its columns: runs/log.py), OUTFILE.json the settings of the run. Repeating a command
+goes on where it stopped. cert_acc.py turns the log into certified accuracy.
+"""
+import argparse
+import sys
+import time
+from contextlib import ExitStack, closing
+
+from certificate import Rule
+from core import NonFiniteScores, Smooth
+from errors import InputError, run
+from measures import MEASURES
+from runs.job import Job, missing, write_rows
+from runs.log import Row, check_radii, columns, parse_log
+from runs.options import add_certificate_options, add_sampling_options, check_sampling_options, checked_band
+from runs.output import RunOutput
+from runs.ranks import Ranks
+from runs.scores import parse_scores, scores_record
+
+PLACE = "{confidence_measure}"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_sampling_options(parser)
+    add_certificate_options(parser)
+    parser.add_argument("--no_early_abstain", dest="early_abstain", action="store_false",
+                        help="take all N samples of images that will abstain, too")
+    parser.add_argument("--save_scores", action="store_true",
+                        help="keep each image's order statistics in OUTFILE.scores (turns early abstention off)")
+    args = parser.parse_args()
+    args.early_abstain &= not args.save_scores
+    return args
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise InputError for arguments that no run can use."""
+    check_sampling_options(args)
+    check_radii(args.radii)
+    if len(set(args.confidence_measure)) < len(args.confidence_measure):
+        raise InputError("--confidence_measure: each measure once")
+    if len(args.confidence_measure) > 1 and PLACE not in args.outfile:
+        raise InputError(f"OUTFILE must contain {PLACE} where there are several measures")
+
+
+def make_rules(args: argparse.Namespace) -> list[Rule]:
+    """The rule of each measure."""
+    return [Rule(MEASURES[name], args.N, args.alpha, args.sigma, args.bound, tuple(args.radii), args.save_scores)
+            for name in args.confidence_measure]
+
+
+def open_output(args: argparse.Namespace, ranks: Ranks, job: Job, rule: Rule) -> RunOutput:
+    """The log of one measure."""
+    score_range = rule.measure.score_min, rule.measure.score_max
+    settings = job.settings(args, program="certify", confidence_measure=rule.measure.name, bound=args.bound,
+                            radii=args.radii, save_scores=args.save_scores)
+    return RunOutput(args.outfile.replace(PLACE, rule.measure.name), settings,
+                     job.start(args, ranks, early_abstain=args.early_abstain), columns(args.radii),
+                     lambda path, data: parse_log(path, data, score_range),
+                     (lambda path, data: parse_scores(path, data, args.N, score_range)) if args.save_scores else None,
+                     args.overwrite)
+
+
+def make_work(args: argparse.Namespace, job: Job, eta: float | None):
+    """The function that certifies the image of an index, for write_rows."""
+    smooth = Smooth(job.network, job.num_classes, args.sigma, tuple(args.confidence_measure), device=str(job.device),
+                    precision=args.precision, compile=args.compile, early_abstain=args.early_abstain)
+
+    def work(index: int):
+        x, label = job.images.load(index)
+        start = time.perf_counter()
+        try:
+            certificates = smooth.certify(x, args.N0, args.N, args.alpha, args.batch, bound=args.bound, seed=args.seed,
+                                          index=index, radii=tuple(args.radii), kept_ranks=args.save_scores, eta=eta)
+        except NonFiniteScores:
+            return None
+        seconds = time.perf_counter() - start
+        return [(Row.of(index, label, certificate, seconds).line(),
+                 scores_record(index, label, certificate) if args.save_scores else None)
+                for certificate in certificates]
+
+    return work
+
+
+def main() -> int:
+    args, ranks = parse_arguments(), Ranks.from_environment()
+    with ExitStack() as stack:
+        job, outputs, todo, eta = None, [], [], None
+        if ranks.first:
+            check_arguments(args)
+            rules = make_rules(args)
+            eta = checked_band(rules[0]).eta
+            job = Job.load(args, ranks)
+            outputs = [stack.enter_context(closing(open_output(args, ranks, job, rule))) for rule in rules]
+            todo = missing(job, outputs)
+            if not todo:
+                print(f"{args.outfile}: complete; nothing to do", file=sys.stderr)
+            else:
+                job.warn(args)
+                for output in outputs:
+                    output.begin(eta)
+        todo, eta = ranks.share((todo, eta))
+        if not todo:
+            return 0
+        job = job or Job.load(args, ranks)
+        return write_rows(outputs, todo, ranks.in_order(todo, make_work(args, job, eta)), ranks.first)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "stopped; the rows so far are complete, and the same command goes on from them"))

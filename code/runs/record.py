@@ -1,0 +1,106 @@
+"""The record of a run, OUTFILE.json: what its rows depend on, and how it was started each time."""
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from errors import InputError
+from measures import MEASURES
+from runs.log import Log, read_bytes, read_log
+
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
+# settings: a row depends on them, and a log goes on with the same ones only. Each with the option that sets it.
+OPTION = {
+    "program": "the program", "dataset": "DATASET", "split": "--split", "checkpoint_sha256": "BASE_CLASSIFIER",
+    "sigma": "SIGMA", "confidence_measure": "--confidence_measure", "bound": "--bound", "radii": "--radii",
+    "N0": "--N0", "N": "--N", "alpha": "--alpha", "seed": "--seed", "precision": "--precision", "skip": "--skip",
+    "device_type": "--device", "save_scores": "--save_scores", "no_abstain": "--no_abstain", "scores_sha256": "SCORES",
+}
+# circumstances: recorded at each start; a change is told on stderr
+CIRCUMSTANCES = ("batch", "compile", "early_abstain", "processes", "device_name", "version", "libraries")
+
+
+def record_path(outfile: str) -> str:
+    """Where the record of a log is."""
+    return outfile + ".json"
+
+
+def start_of_run(arguments: dict, **circumstances) -> dict:
+    """What to record of one start: the arguments as typed, the circumstances, versions and time."""
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"arguments": arguments, **circumstances, "version": program_version(),
+            "libraries": {"python": platform.python_version(), **libraries},
+            "time": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def program_version() -> str:
+    """The git commit of this program, with a + where files differ from it, or `unknown`."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True,
+                              check=True, timeout=10).stdout.strip()
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "..")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def read_record(outfile: str) -> dict | None:
+    """The record beside a log, or None where there is none. Raises InputError for a damaged one."""
+    path = record_path(outfile)
+    if not os.path.exists(path):
+        return None
+    try:
+        record = json.loads(read_bytes(path))
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not a JSON record of a run") from None
+    starts = record.get("starts") if isinstance(record, dict) else None
+    if (not isinstance(starts, list) or not starts or not all(isinstance(start, dict) for start in starts)
+            or not isinstance(record.get("settings"), dict)):
+        raise InputError(f"{path}: not a record of a run (no settings or no starts in it)")
+    return record
+
+
+def read_recorded_log(path: str) -> tuple[Log, dict]:
+    """A log, checked against its measure's range where it has a record, and the settings of its run, or {}."""
+    record = read_record(path)
+    settings = record["settings"] if record else {}
+    name = settings.get("confidence_measure")
+    measure = MEASURES.get(name) if isinstance(name, str) else None
+    return read_log(path, (measure.score_min, measure.score_max) if measure else (-1.0, 1.0)), settings
+
+
+def write_record(outfile: str, record: dict) -> None:
+    """Write the record whole or not at all."""
+    path, unfinished = record_path(outfile), record_path(outfile) + ".part"
+    with open(unfinished, "w") as file:
+        json.dump(record, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def check_same_settings(outfile: str, old: dict, new: dict) -> None:
+    """Raise InputError that names each setting, by its option, in which a log differs from the run at hand."""
+    new = json.loads(json.dumps(new))
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    if names:
+        differences = ", ".join(f"{OPTION.get(name, name)} ({_short(old.get(name))}, now {_short(new.get(name))})"
+                                for name in names)
+        raise InputError(f"{outfile} was written with other settings: {differences}; "
+                         "--overwrite starts anew and keeps it as .bak")
+
+
+def changed_circumstances(old: dict, new: dict) -> list[str]:
+    """The names of circumstances in which two starts differ."""
+    new = json.loads(json.dumps(new))
+    return [name for name in CIRCUMSTANCES if old.get(name) != new.get(name)]
+
+
+def _short(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else text[:20] + '..."'

@@ -1,0 +1,92 @@
+"""Saved scores, OUTFILE.scores: for each image what every later bound needs, in binary records of a fixed size."""
+from dataclasses import dataclass
+
+import numpy as np
+
+from bounds import clopper_pearson_ranks
+from certificate import Rule
+from errors import InputError
+from measures import MEASURES
+from runs.log import check_radii, read_bytes
+from runs.record import read_record
+
+
+def scores_path(outfile: str) -> str:
+    """Where the scores of a log are."""
+    return outfile + ".scores"
+
+
+def scores_dtype(n: int) -> np.dtype:
+    """One image: chosen is the class before any abstention, order its order statistics at clopper_pearson_ranks(n)."""
+    return np.dtype([("idx", "<i8"), ("label", "<i8"), ("chosen", "<i8"), ("mean", "<f8"),
+                     ("order", "<f4", (len(clopper_pearson_ranks(n)),))])
+
+
+def describe_dtype(dtype: np.dtype) -> list:
+    """A dtype as it stands in a record: np.dtype([tuple(field) for field in ...]) makes it again."""
+    return [[name, dtype[name].base.str, *dtype[name].shape] for name in dtype.names]
+
+
+def scores_record(index: int, label: int, certificate) -> bytes:
+    """The record of one image, from its certificate with kept ranks."""
+    record = np.zeros((), scores_dtype(certificate.rule.n))
+    record["idx"], record["label"], record["chosen"] = index, label, certificate.chosen
+    record["mean"], record["order"] = certificate.mean, certificate.thresholds
+    return record.tobytes()
+
+
+def parse_scores(path: str, data: bytes, n: int, score_range: tuple[float, float]) -> np.ndarray:
+    """The complete records in `data`, checked; a torn last one is left out. Raises InputError."""
+    dtype = scores_dtype(n)
+    records = np.frombuffer(data[:len(data) // dtype.itemsize * dtype.itemsize], dtype)
+    low, high = score_range
+    order, mean = records["order"], records["mean"]
+    sound = (  # false for NaN, too
+        (records["idx"] >= 0) & (records["label"] >= 0) & (records["chosen"] >= 0)
+        & (mean >= order[:, 0] - 1e-9) & (mean <= order[:, -1] + 1e-9)
+        & (order[:, 0] >= low) & (order[:, -1] <= high) & (np.diff(order, axis=1) >= 0).all(1))
+    if not sound.all():
+        raise InputError(f"{path}: record {int(np.argmin(sound))} is not one of saved scores")
+    if len(np.unique(records["idx"])) < len(records):
+        raise InputError(f"{path}: an index stands in it twice")
+    return records
+
+
+@dataclass(frozen=True)
+class SavedScores:
+    """A run's saved scores, with the settings of the run and the rule of its own certificates."""
+
+    records: np.ndarray
+    settings: dict
+    eta: float | None
+    rule: Rule
+
+    def certificates(self, rule: Rule):
+        """Yield (index, label, certificate under `rule`) for every image."""
+        for record in self.records:
+            certificate = rule.certificate(int(record["chosen"]), float(record["mean"]), record["order"])
+            yield int(record["idx"]), int(record["label"]), certificate
+
+
+def read_scores(path: str) -> SavedScores:
+    """The scores in `path` (OUTFILE.scores, or OUTFILE itself) and its record. Raises InputError."""
+    outfile = path.removesuffix(".scores")
+    record = read_record(outfile)
+    if record is None:
+        raise InputError(f"{outfile}.json: no such record of the run that saved the scores")
+    settings, eta = record["settings"], record.get("eta")
+    try:
+        measure = MEASURES[settings["confidence_measure"]]
+        rule = Rule(measure, settings["N"], settings["alpha"], settings["sigma"], settings["bound"],
+                    tuple(settings["radii"]), kept_ranks=True, eta=eta)
+        if type(rule.n) is not int or not rule.sigma > 0 or (rule.bound == "clopper_pearson" and eta is None):
+            raise ValueError("N, sigma or eta is none")
+        check_radii(rule.radii)
+        rule.band  # noqa: B018  (checks n, alpha, bound and eta)
+    except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
+        raise InputError(f"{outfile}.json: not a record of saved scores ({error})") from None
+    data = read_bytes(scores_path(outfile))
+    records = parse_scores(path, data, rule.n, (measure.score_min, measure.score_max))
+    if not len(records):
+        raise InputError(f"{path}: no complete record in it")
+    return SavedScores(records, settings, eta, rule)

@@ -1,0 +1,296 @@
+"""code/bounds.py against the 2020 reference, exact arithmetic, formulas worked by hand, and simulation."""
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.special import betainc
+from scipy.stats import binomtest, norm
+from statsmodels.stats.proportion import proportion_confint
+
+import bounds
+from measures import MEASURES
+
+DATA = Path(__file__).parent / "data"
+REFERENCE = json.loads((DATA / "reference_bounds.json").read_text())
+RADII = np.arange(7) * 0.25
+UNLIKELY = 1e-4  # a simulation may fail by chance this often, were its seed not fixed
+
+
+# --- the 2020 reference ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("case", REFERENCE, ids=lambda case: case["name"])
+def test_reference(case):
+    """Theorem 2 with DKW (exp_cdf), Theorem 1 with Hoeffding (exp), and the decision to abstain."""
+    measure, n, alpha = MEASURES[case["measure"]], case["n"], case["alpha"]
+    scores = np.load(DATA / "reference_bounds.npz")[case["name"]].astype(np.float64)
+    assert scores.shape == (n,)
+    band = bounds.dkw_band(n, alpha)
+    thresholds = np.sort(scores)[band.ranks - 1]
+    ours = bounds.expected_score_bound(thresholds, band.prob, RADII / case["sigma"], measure.score_min)
+    above = 1e-9
+    if case["name"] == "uneven_n":  # 10,000 does not divide n: the reference is too high there, by O(1/n)
+        np.testing.assert_allclose(ours, case["exp_cdf"], rtol=0, atol=1e-3)
+        above = 0
+    else:
+        np.testing.assert_allclose(ours, case["exp_cdf"], rtol=0, atol=1e-9)
+    assert np.all(ours <= np.array(case["exp_cdf"]) + above)
+    assert (ours[0] < measure.cutoff) == case["abstain"]
+
+    lower = bounds.hoeffding_lower(scores.mean(), n, alpha, measure.range)
+    naive = bounds.naive_bound(lower, RADII / case["sigma"], measure.score_min, measure.score_max)
+    np.testing.assert_allclose(naive, case["exp"], rtol=0, atol=1e-9)
+
+
+# --- Clopper-Pearson: one limit -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("n", [1, 2, 50, 100_000])
+@pytest.mark.parametrize("eta", [1e-15, 1e-5, 0.05, 0.9])
+def test_limit_against_statsmodels(n, eta):
+    """statsmodels gives the two-sided interval, with eta on each side."""
+    for k in {1, (n + 1) // 2, n}:
+        expected = proportion_confint(k, n, alpha=2 * eta, method="beta")[0]
+        assert bounds.clopper_pearson_limit(k, n, eta) == pytest.approx(expected, rel=1e-9)
+
+
+def test_limit_of_n_successes():
+    """P(n successes) = p^n, so the limit is eta^(1/n); never above it."""
+    for n in (1, 7, 1000):
+        limit = bounds.clopper_pearson_limit(n, n, 0.001)
+        assert limit == pytest.approx(0.001 ** (1 / n), rel=1e-11)
+        assert limit <= 0.001 ** (1 / n)
+
+
+# --- Clopper-Pearson: all limits at once ----------------------------------------------------------------------------
+
+def exact_failure(n, ranks, prob):
+    """1 - P(U_(r_j) <= 1 - p_j for all j), in rational arithmetic; ranks must end at n.
+
+    P(U_(1) <= c_1, ..., U_(n) <= c_n) = n! A_1(0), where A_(n+1) = 1 and A_k(u) = integral of A_(k+1) from u to c_k:
+    a polynomial each, as c_k increases. A rank without a limit takes the c of the next rank that has one.
+    """
+    limits = {int(rank): 1 - Fraction(float(p)) for rank, p in zip(ranks, prob, strict=True)}
+    total, c, polynomial = Fraction(math.factorial(n)), limits[n], [Fraction(1)]
+    for rank in range(n, 0, -1):
+        c = limits.get(rank, c)
+        integral = [Fraction(0)] + [a / (power + 1) for power, a in enumerate(polynomial)]
+        at_c = sum(a * c**power for power, a in enumerate(integral))
+        polynomial = [at_c] + [-a for a in integral[1:]]
+    return 1 - total * polynomial[0]
+
+
+def test_exact_failure():
+    """The check of the checks, by hand: n = 1 fails where U > 1 - p; n = 2: P(U_(1) <= a, U_(2) <= b) = 2ab - a^2."""
+    assert exact_failure(1, [1], [0.25]) == Fraction(1, 4)
+    a, b = Fraction(1, 2), Fraction(3, 4)
+    assert exact_failure(2, [1, 2], [0.5, 0.25]) == 1 - (2 * a * b - a * a)
+
+
+@pytest.mark.parametrize("n, ranks, prob", [
+    (1, [1], [0.25]),
+    (2, [1, 2], [0.5, 0.25]),
+    (2, [2], [0.125]),
+    (10, np.arange(1, 11), np.linspace(0.7, 0.01, 10)),
+    (10, np.arange(1, 11), np.linspace(0.7, 0.01, 10) / 1000),
+    (10, [1, 4, 10], [0.7, 0.2, 0.0]),
+    (30, np.arange(1, 31), np.maximum(np.linspace(1, 1 / 30, 30) - 0.2, 0)),
+])
+def test_failure_probability_exact(n, ranks, prob):
+    """Never below the exact probability, and at most 2e-6 of it above."""
+    ratio = bounds.failure_probability(n, np.array(ranks), np.array(prob)) / float(exact_failure(n, ranks, prob))
+    assert 1 <= ratio <= 1 + 2e-6
+
+
+@pytest.mark.parametrize("n, k, prob", [
+    (10, 1, 1e-13), (1000, 1, 1e-14), (1000, 5, 1e-5), (100_000, 1, 3e-17), (100_000, 50_000, 0.49),
+])
+def test_failure_probability_of_one_limit(n, k, prob):
+    """k successes or more where the probability is p: I_p(k, n - k + 1), also where 1 - p is rounded to 1."""
+    failure = bounds.failure_probability(n, np.array([n - k + 1]), np.array([prob]))
+    assert 1 - 1e-9 <= failure / betainc(k, n - k + 1, prob) <= 1 + 2e-6
+
+
+@pytest.mark.parametrize("n", [5, 20, 50])
+def test_failure_probability_simulated(n):
+    """Order statistics of uniforms: a limit fails where p_j > 1 - U_(r_j)."""
+    rng = np.random.default_rng(n)
+    uniforms = np.sort(rng.random((20_000, n)), axis=1)
+    for band in (bounds.clopper_pearson_band(n, 0.2), bounds.dkw_band(n, 0.2)):
+        failures = np.any(band.prob > 1 - uniforms[:, band.ranks - 1], axis=1).sum()
+        expected = bounds.failure_probability(n, band.ranks, band.prob)
+        assert binomtest(failures, len(uniforms), expected).pvalue > UNLIKELY
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 50])
+@pytest.mark.parametrize("alpha", [1e-15, 1.7e-10, 0.001, 0.5, 0.999])
+def test_calibration_exact(n, alpha):
+    """The band fails with probability at most alpha, in exact arithmetic, and hardly less."""
+    band = bounds.clopper_pearson_band(n, alpha)
+    failure = exact_failure(n, band.ranks, band.prob)
+    assert failure <= Fraction(alpha)
+    if alpha >= bounds.SMALLEST_CALIBRATED_ALPHA and n > 1:
+        assert failure >= Fraction(alpha) * (1 - Fraction(1, 10_000))
+    if n == 1:
+        assert band.eta == alpha
+    elif alpha == 1e-15:  # Bonferroni
+        assert band.eta == alpha / len(band.ranks)
+
+
+def test_check_figures():
+    """The figures of the project's plan for n = 100,000, alpha = 0.001."""
+    assert len(bounds.clopper_pearson_ranks(100_000)) == 998
+    assert len(bounds.clopper_pearson_ranks(100_000, 300)) == 301
+    assert bounds.clopper_pearson_eta(100_000, 0.001) == pytest.approx(8.92e-6, abs=0.005e-6)
+    assert bounds.clopper_pearson_eta(100_000, 0.001, intervals=300) == pytest.approx(1.307e-5, abs=0.0005e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 999, 1000, 12_345])
+def test_ranks(n):
+    """Increasing, from 1, in [1, n]; the Clopper-Pearson ranks are round(n sin^2) and end at n."""
+    wanted = {min(max(round(n * math.sin(i * math.pi / 2000) ** 2), 1), n) for i in range(1001)}
+    assert bounds.clopper_pearson_ranks(n).tolist() == sorted(wanted)
+    assert bounds.clopper_pearson_ranks(n)[-1] == n
+    step = 1 if n <= 10_000 else 2
+    assert bounds.dkw_ranks(n).tolist() == list(range(1, n + 1, step))
+
+
+# --- both bands -----------------------------------------------------------------------------------------------------
+
+def test_dkw_by_hand():
+    """n = 100, alpha = e^-2: the width is sqrt(2 / 200) = 0.1."""
+    band = bounds.dkw_band(100, math.exp(-2), ranks=np.array([1, 51, 95]))
+    np.testing.assert_allclose(band.prob, [0.9, 0.4, 0.0], atol=1e-12)
+
+
+SCORES = {  # from a uniform u: the score, and the function s -> P(score >= s) at the scores that occur
+    "continuous": (lambda u: u, lambda s: 1 - s),
+    "half are 1": (lambda u: np.minimum(2 * u, 1), lambda s: 1 - s / 2),
+    "four values": (lambda u: np.floor(4 * u) / 4, lambda s: 1 - s),
+    "two values": (lambda u: np.where(u < 0.03, 0.0, 1.0), lambda s: np.where(s > 0, 0.97, 1.0)),
+}
+
+
+@pytest.mark.parametrize("n, alpha", [(50, 0.2), (200, 0.2), (120, 0.05)])
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("make_band", [bounds.clopper_pearson_band, bounds.dkw_band])
+def test_coverage(make_band, scores, n, alpha):
+    """The share of samples where some p_j > P(score >= X_(r_j)): at most alpha; alpha itself where that is promised."""
+    transform, survival = SCORES[scores]
+    band, runs = make_band(n, alpha), 5000
+    sample = np.sort(transform(np.random.default_rng(7).random((runs, n))), axis=1)
+    failures = np.any(band.prob > survival(sample[:, band.ranks - 1]), axis=1).sum()
+    assert binomtest(failures, runs, alpha, alternative="greater").pvalue > UNLIKELY
+    if make_band is bounds.clopper_pearson_band and scores == "continuous":
+        assert binomtest(failures, runs, alpha, alternative="less").pvalue > UNLIKELY
+
+
+@pytest.mark.parametrize("make_band", [bounds.clopper_pearson_band, bounds.dkw_band])
+@pytest.mark.parametrize("n, alpha", [(0, 0.1), (-5, 0.1), (10, 0.0), (10, 1.0), (10, -0.1), (10, 2.0), (10, math.nan)])
+def test_refusals(make_band, n, alpha):
+    with pytest.raises(ValueError):
+        make_band(n, alpha)
+
+
+def test_dkw_refuses_large_alpha():
+    """Massart's one-sided constant needs alpha <= 0.5."""
+    bounds.dkw_band(10, 0.5)
+    with pytest.raises(ValueError):
+        bounds.dkw_band(10, 0.51)
+
+
+def test_eta_given():
+    """An eta of the same (n, alpha) gives the same band; one out of [alpha / J, alpha] cannot belong."""
+    band = bounds.clopper_pearson_band(100, 0.01)
+    again = bounds.clopper_pearson_band(100, 0.01, eta=band.eta)
+    assert np.array_equal(again.prob, band.prob) and again.eta == band.eta
+    for wrong in (0.011, 0.01 / len(band.ranks) / 2, 0.0, -1.0, math.nan):
+        with pytest.raises(ValueError):
+            bounds.clopper_pearson_band(100, 0.01, eta=wrong)
+
+
+# --- the bound on the expected score --------------------------------------------------------------------------------
+
+def beta_like(n, seed=0):
+    return np.sort(np.random.default_rng(seed).beta(3, 1, n))
+
+
+@pytest.mark.parametrize("score_min", [0.0, -1.0])
+@pytest.mark.parametrize("make_band", [bounds.clopper_pearson_band, bounds.dkw_band])
+def test_expected_score_bound(make_band, score_min):
+    """The sum as a plain loop; decreasing in the shift; at shift 0 at most the mean; never below score_min."""
+    scores = beta_like(500)
+    band = make_band(500, 0.01)
+    thresholds, shifts = scores[band.ranks - 1], np.array([0.0, 0.1, 1.0, 2.5, 60.0])
+    values = bounds.expected_score_bound(thresholds, band.prob, shifts, score_min)
+    assert values.shape == shifts.shape
+    for shift, value in zip(shifts, values, strict=True):
+        total, last = score_min, score_min
+        for threshold, p in zip(thresholds, band.prob, strict=True):
+            total += (threshold - last) * (norm.cdf(norm.ppf(p) - shift) if p > 0 else 0.0)
+            last = threshold
+        assert value == pytest.approx(total, abs=1e-11)
+        alone = bounds.expected_score_bound(thresholds, band.prob, shift, score_min)
+        assert np.shape(alone) == () and alone == pytest.approx(value, abs=1e-14)
+        weights = bounds.shifted_probability(band.prob, shift)
+        assert bounds.weighted_score_bound(thresholds, weights, score_min) == pytest.approx(value, abs=1e-14)
+    assert np.all(np.diff(values) < 0)
+    assert values[0] <= scores.mean()
+    assert values[-1] == score_min
+
+
+def test_expected_score_bound_special():
+    """prob 0 adds nothing. Scores all 1.0: one increment is left, with p_1 = eta^(1/n)."""
+    assert bounds.expected_score_bound([0.3, 0.9], [0.0, 0.0], 0.5, 0.0) == 0
+    assert bounds.shifted_probability(0.0, 0.0) == 0
+    assert bounds.shifted_probability(0.5, 1.0) == pytest.approx(norm.cdf(-1), rel=1e-12)
+    band = bounds.clopper_pearson_band(1000, 0.001)
+    expected = norm.cdf(norm.ppf(band.eta ** (1 / 1000)) - 2)
+    assert bounds.expected_score_bound(np.ones(len(band.ranks)), band.prob, 2.0, 0.0) == pytest.approx(expected, abs=1e-9)
+
+
+def test_naive_bound():
+    """At shift 0 the mean's limit, even below score_min; beyond it q = 1/2 gives Phi(-1), and q < 0 counts as 0."""
+    assert bounds.naive_bound(-0.2, 0.0, 0.0, 1.0) == -0.2
+    values = bounds.naive_bound(0.0, np.array([0.0, 1.0]), -1.0, 1.0)
+    np.testing.assert_allclose(values, [0.0, -1 + 2 * norm.cdf(-1)], atol=1e-11)
+    assert bounds.naive_bound(-0.2, 0.5, 0.0, 1.0) == 0
+    assert np.shape(bounds.naive_bound(0.3, 0.5, 0.0, 1.0)) == ()
+
+
+def test_quoted_figures():
+    """Beta(20, 1), sigma 0.25, R = 0.75, so shift 3; n = 100,000, alpha = 0.001. One sample varies by about 0.01.
+
+    So each order statistic is put at the quantile r / (n + 1). Unlimited samples: the integral of Phi(Phi^-1(P) - 3).
+    """
+    n = 100_000
+    for make_band, figure in ((bounds.dkw_band, 0.256), (bounds.clopper_pearson_band, 0.557)):
+        band = make_band(n, 0.001)
+        thresholds = (band.ranks / (n + 1)) ** (1 / 20)
+        assert bounds.expected_score_bound(thresholds, band.prob, 3.0, 0.0) == pytest.approx(figure, abs=0.001)
+    unlimited = quad(lambda s: norm.cdf(norm.ppf(1 - s**20) - 3), 0, 1)[0]
+    assert unlimited == pytest.approx(0.712, abs=0.0005)
+
+
+# --- limits on the mean ---------------------------------------------------------------------------------------------
+
+def test_hoeffding_by_hand():
+    """n = 50, alpha = 1/e: sqrt(1 / 100) = 0.1, times the range."""
+    assert bounds.hoeffding_lower(0.7, 50, math.exp(-1), 2.0) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_empirical_bernstein_by_hand():
+    """alpha = 2/e makes ln(2 / alpha) = 1."""
+    expected = 0.5 - math.sqrt(2 * 0.04 / 101) - 2 * 7 / (3 * 100)
+    assert bounds.empirical_bernstein_lower(0.5, 0.04, 101, 2 / math.e, 2.0) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.02, 0.5, 0.98])
+def test_empirical_bernstein_error_rate(p):
+    """Zeros and ones, the worst case: the limit exceeds the mean p in at most a share alpha of the samples."""
+    n, alpha, runs = 100, 0.2, 5000
+    sample = (np.random.default_rng(3).random((runs, n)) < p).astype(float)
+    lower = bounds.empirical_bernstein_lower(sample.mean(1), sample.var(1, ddof=1), n, alpha, 1.0)
+    assert binomtest(int((lower > p).sum()), runs, alpha, alternative="greater").pvalue > UNLIKELY
