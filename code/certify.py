@@ -11,15 +11,16 @@ goes on where it stopped. cert_acc.py turns the log into certified accuracy.
 import argparse
 import sys
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from functools import partial
 
 from certificate import Rule
 from core import NonFiniteScores, Smooth
 from errors import InputError, run
 from measures import MEASURES
-from runs.job import Job, missing, write_rows
-from runs.log import Row, check_radii, columns, parse_log
-from runs.options import add_certificate_options, add_sampling_options, check_sampling_options, checked_band
+from runs.job import STOPPED, Job, run_job
+from runs.log import Row, check_rule, columns, parse_log
+from runs.options import add_certificate_options, add_sampling_options, check_sampling_options
 from runs.output import RunOutput
 from runs.ranks import Ranks
 from runs.scores import parse_scores, scores_record
@@ -40,32 +41,35 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise InputError for arguments that no run can use."""
-    check_sampling_options(args)
-    check_radii(args.radii)
-    if len(set(args.confidence_measure)) < len(args.confidence_measure):
-        raise InputError("--confidence_measure: each measure once")
-    if len(args.confidence_measure) > 1 and PLACE not in args.outfile:
-        raise InputError(f"OUTFILE must contain {PLACE} where there are several measures")
-
-
 def make_rules(args: argparse.Namespace) -> list[Rule]:
     """The rule of each measure."""
     return [Rule(MEASURES[name], args.N, args.alpha, args.sigma, args.bound, tuple(args.radii), args.save_scores)
             for name in args.confidence_measure]
 
 
-def open_output(args: argparse.Namespace, ranks: Ranks, job: Job, rule: Rule) -> RunOutput:
-    """The log of one measure."""
-    score_range = rule.measure.score_min, rule.measure.score_max
-    settings = job.settings(args, program="certify", confidence_measure=rule.measure.name, bound=args.bound,
-                            radii=args.radii, save_scores=args.save_scores)
-    return RunOutput(args.outfile.replace(PLACE, rule.measure.name), settings,
-                     job.start(args, ranks, early_abstain=args.early_abstain), columns(args.radii),
-                     lambda path, data: parse_log(path, data, score_range),
-                     (lambda path, data: parse_scores(path, data, args.N, score_range)) if args.save_scores else None,
-                     args.overwrite)
+def check_arguments(args: argparse.Namespace) -> float | None:
+    """Raise InputError for arguments that no run can use, and return the level eta of the band."""
+    check_sampling_options(args)
+    rules = make_rules(args)
+    for rule in rules:
+        check_rule(rule)
+    if len(set(args.confidence_measure)) < len(args.confidence_measure):
+        raise InputError("--confidence_measure: each measure once")
+    if len(args.confidence_measure) > 1 and PLACE not in args.outfile:
+        raise InputError(f"OUTFILE must contain {PLACE} where there are several measures")
+    return rules[0].band.eta
+
+
+def open_outputs(args: argparse.Namespace, ranks: Ranks, job: Job) -> Iterator[RunOutput]:
+    """The log of each measure."""
+    for measure in (rule.measure for rule in make_rules(args)):
+        score_range = measure.score_min, measure.score_max
+        settings = job.settings(args, program="certify", confidence_measure=measure.name, bound=args.bound,
+                                radii=args.radii, save_scores=args.save_scores)
+        scores = partial(parse_scores, n=args.N, score_range=score_range) if args.save_scores else None
+        yield RunOutput(args.outfile.replace(PLACE, measure.name), settings,
+                        job.start(args, ranks, early_abstain=args.early_abstain), columns(args.radii),
+                        partial(parse_log, score_range=score_range), scores, args.overwrite)
 
 
 def make_work(args: argparse.Namespace, job: Job, eta: float | None):
@@ -90,28 +94,8 @@ def make_work(args: argparse.Namespace, job: Job, eta: float | None):
 
 
 def main() -> int:
-    args, ranks = parse_arguments(), Ranks.from_environment()
-    with ExitStack() as stack:
-        job, outputs, todo, eta = None, [], [], None
-        if ranks.first:
-            check_arguments(args)
-            rules = make_rules(args)
-            eta = checked_band(rules[0]).eta
-            job = Job.load(args, ranks)
-            outputs = [stack.enter_context(closing(open_output(args, ranks, job, rule))) for rule in rules]
-            todo = missing(job, outputs)
-            if not todo:
-                print(f"{args.outfile}: complete; nothing to do", file=sys.stderr)
-            else:
-                job.warn(args)
-                for output in outputs:
-                    output.begin(eta)
-        todo, eta = ranks.share((todo, eta))
-        if not todo:
-            return 0
-        job = job or Job.load(args, ranks)
-        return write_rows(outputs, todo, ranks.in_order(todo, make_work(args, job, eta)), ranks.first)
+    return run_job(parse_arguments(), check_arguments, open_outputs, make_work)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "stopped; the rows so far are complete, and the same command goes on from them"))
+    sys.exit(run(main, STOPPED))

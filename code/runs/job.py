@@ -2,7 +2,8 @@
 import argparse
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from runs.ranks import Ranks
 from runs.record import start_of_run
 from sampler import choose_device
 
+STOPPED = "stopped; the rows so far are complete, and the same command goes on from them"
 SETTINGS = ("dataset", "split", "sigma", "N0", "N", "alpha", "seed", "precision", "skip")
 
 
@@ -62,9 +64,37 @@ class Job:
                   file=sys.stderr)
 
 
-def missing(job: Job, outputs: list[RunOutput]) -> list[int]:
-    """The indices asked for that some output has no row of."""
-    return [index for index in job.indices if any(index not in output.done for output in outputs)]
+def run_job(args: argparse.Namespace, check: Callable, open_outputs: Callable, make_work: Callable) -> int:
+    """Run a sampling program, in one process or on every rank, and return the exit status.
+
+    check(args) raises InputError for bad arguments and returns the band's eta (or None); open_outputs(args, ranks, job)
+    gives the RunOutputs; make_work(args, job, eta) the function from an index to a result for write_rows. Rank 0 alone
+    checks the arguments and holds the files.
+    """
+    ranks = Ranks.from_environment()
+    with ExitStack() as stack:
+        job, eta, outputs, todo = None, None, [], []
+        if ranks.first:
+            eta = check(args)
+            job = Job.load(args, ranks)
+            for output in open_outputs(args, ranks, job):
+                outputs.append(stack.enter_context(closing(output)))
+            todo = [i for i in job.indices if any(i not in output.done for output in outputs)]
+            _begin(args, job, outputs, todo, eta)
+        todo, eta = ranks.share((todo, eta))
+        if not todo:
+            return 0
+        job = job or Job.load(args, ranks)
+        return write_rows(outputs, todo, ranks.in_order(todo, make_work(args, job, eta)), ranks.first)
+
+
+def _begin(args: argparse.Namespace, job: Job, outputs: list[RunOutput], todo: list[int], eta: float | None) -> None:
+    if not todo:
+        print(f"{args.outfile}: complete; nothing to do", file=sys.stderr)
+        return
+    job.warn(args)
+    for output in outputs:
+        output.begin(eta)
 
 
 def write_rows(outputs: list[RunOutput], todo: list[int], results: Iterable, first: bool) -> int:

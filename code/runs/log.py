@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from certificate import ABSTAIN, Certificate
+from certificate import ABSTAIN, Certificate, Rule
 from errors import InputError
 
 DIGITS = 8  # significant digits of a printed bound
@@ -34,6 +34,15 @@ def check_radii(radii: Sequence[float]) -> None:
             raise InputError(f"radius {radius}: radii are multiples of 0.01, at least 0")
     if not radii or any(a >= b for a, b in zip(radii, radii[1:], strict=False)):
         raise InputError("radii must be increasing")
+
+
+def check_rule(rule: Rule) -> None:
+    """Raise InputError for radii that no log has, and for a band that is not to be had at the rule's (n, alpha)."""
+    check_radii(rule.radii)
+    try:
+        rule.band  # noqa: B018  (made and kept at the first look)
+    except ValueError as error:
+        raise InputError(f"--bound {rule.bound}: {error}") from None
 
 
 def columns(radii: Sequence[float]) -> list[str]:

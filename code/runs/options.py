@@ -3,7 +3,7 @@ import argparse
 import math
 
 import datasets
-from certificate import BOUNDS, RADII, Rule
+from certificate import BOUNDS, RADII
 from errors import InputError
 from measures import MEASURES
 from sampler import ESTIMATION, PRECISIONS, stream_seed
@@ -53,11 +53,3 @@ def check_sampling_options(args: argparse.Namespace) -> None:
         stream_seed(args.seed, 0, ESTIMATION)
     except ValueError as error:
         raise InputError(f"--seed: {error}") from None
-
-
-def checked_band(rule: Rule):
-    """The band of a rule. Raises InputError where its bound does not allow its alpha."""
-    try:
-        return rule.band
-    except ValueError as error:
-        raise InputError(f"--bound {rule.bound}: {error}") from None

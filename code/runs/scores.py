@@ -1,4 +1,5 @@
 """Saved scores, OUTFILE.scores: for each image what every later bound needs, in binary records of a fixed size."""
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,8 +59,8 @@ class SavedScores:
 
     records: np.ndarray
     settings: dict
-    eta: float | None
     rule: Rule
+    sha256: str
 
     def certificates(self, rule: Rule):
         """Yield (index, label, certificate under `rule`) for every image."""
@@ -89,4 +90,4 @@ def read_scores(path: str) -> SavedScores:
     records = parse_scores(path, data, rule.n, (measure.score_min, measure.score_max))
     if not len(records):
         raise InputError(f"{path}: no complete record in it")
-    return SavedScores(records, settings, eta, rule)
+    return SavedScores(records, settings, rule, hashlib.sha256(data).hexdigest())
