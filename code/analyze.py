@@ -103,7 +103,7 @@ def print_table(sources: list[Source], scores: list, style: str) -> None:
     """One row for each score, file and bound; a cell for each radius that some log has."""
     radii = sorted({radius for source in sources if isinstance(source.table, Log) for radius in source.table.radii})
     radii = radii or list(RADII)
-    rows = [[source.label, "own" if score is None else f"{score:g}", BOUND_NAMES[cdf],
+    rows = [[source.label, str(source.settings.get("score", "") if score is None else score), BOUND_NAMES[cdf],
              *(f"{accuracy[radius]:.4f}" if radius in accuracy else "" for radius in radii)]
             for score in scores for source in sources for cdf, accuracy in source.accuracies(score, radii)]
     print(format_table(["log", "score", "bound", *(f"R = {radius:.2f}" for radius in radii)], rows, style), end="")
@@ -120,22 +120,19 @@ def draw_panel(axes, sources: list[Source], score: float | None) -> None:
                       clip_on=False, **style)
     axes.set(xlabel="radius (L2 distance, pixels in [0, 1])", ylabel="certified accuracy (fraction of images)",
              title="" if score is None else f"expected score above {score:g}")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.label_outer()
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw(sources: list[Source], scores: list):
-    """The figure: a panel for each score, and the legend below them."""
-    columns = min(len(scores), 2)
-    rows = -(-len(scores) // columns)
-    figure = new_figure(6.4 if columns == 1 else 8.8, 3.6 * rows + 0.22 * (len(sources) + 2))
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
-    for axes, score in zip(panels, scores, strict=False):
+    """The figure: a panel for each score, side by side, and the legend below them."""
+    figure = new_figure(max(6.4, 4.4 * len(scores)), 3.6 + 0.22 * (len(sources) + 2))
+    panels = figure.subplots(1, len(scores), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, score in zip(panels, scores, strict=True):
         draw_panel(axes, sources, score)
-    for axes in panels[len(scores):]:
-        axes.remove()
+    panels[0].set_xlim(left=0)  # only now: a limit that is set stops matplotlib from making room for more curves
+    panels[0].set_ylim(bottom=0)
     handles = [Line2D([], [], color=colour, marker=marker if isinstance(source.table, Log) else "", markersize=4,
                       label=textwrap.fill(source.label, 95))
                for source, colour, marker in zip(sources, COLOURS, MARKERS, strict=False)]

@@ -56,16 +56,13 @@ def main() -> None:
     output = RunOutput(args.outlog, settings, start_of_run(vars(args)), columns(rule.radii),
                        lambda path, data: parse_log(path, data, score_range), overwrite=args.overwrite)
     with closing(output):
-        if all(index in output.done for index in saved.records["idx"].tolist()):
-            print(f"{args.outlog}: complete; nothing to do", file=sys.stderr)
-            return
-        output.begin(rule.band.eta)
-        start = time.perf_counter()
+        lines, start = [], time.perf_counter()
         for index, label, certificate in saved.certificates(rule):
             if args.no_abstain:
                 certificate = certificate.without_cutoff()
-            output.write(index, Row.of(index, label, certificate, time.perf_counter() - start).line())
+            lines.append((index, Row.of(index, label, certificate, time.perf_counter() - start).line()))
             start = time.perf_counter()
+        output.complete(lines, rule.band.eta)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,15 @@ class RunOutput:
         self.file.append(line.encode())
         self.done.add(index)
 
+    def complete(self, lines: list[tuple[int, str]], eta: float | None) -> None:
+        """Begin, and add the rows (index, line) that are not there yet at one go: for rows that cost no sampling."""
+        lines = [(index, line) for index, line in lines if index not in self.done]
+        if not lines:
+            print(f"{self.path}: complete; nothing to do", file=sys.stderr)
+            return
+        self.begin(eta)
+        self.file.append("".join(line for _, line in lines).encode())
+
     def close(self) -> None:
         """Give the files back."""
         if self.scores:
