@@ -134,7 +134,7 @@ def draw(sources: list[Source], scores: list):
     panels[0].set_xlim(left=0)  # only now: a limit that is set stops matplotlib from making room for more curves
     panels[0].set_ylim(bottom=0)
     handles = [Line2D([], [], color=colour, marker=marker if isinstance(source.table, Log) else "", markersize=4,
-                      label=textwrap.fill(source.label, 95))
+                      label=textwrap.fill(source.label, 75))
                for source, colour, marker in zip(sources, COLOURS, MARKERS, strict=False)]
     styles = {cdf for source in sources for cdf, _ in source.accuracies(0.0, [])}
     handles += [Line2D([], [], color="0.4", linestyle="-" if cdf else "--", label=name)

@@ -17,6 +17,7 @@ from scipy.special import betaincinv, gammaln, ndtr, ndtri, xlogy
 from scipy.stats import poisson
 
 SMALLEST_CALIBRATED_ALPHA = 1e-10  # below it, eta = alpha / number of ranks (Bonferroni)
+SMALLEST_ALPHA = 1e-100  # far below it, betaincinv loses its accuracy
 WINDOW = 12  # standard deviations of states kept in the recursion
 ETA_TOLERANCE = 1e-6  # relative accuracy of eta
 DKW_THRESHOLDS = 10_000
@@ -72,7 +73,8 @@ def failure_probability(n: int, ranks: np.ndarray, prob: np.ndarray) -> float:
     For continuous scores (the worst case) the band holds where N(c_j) >= r_j for all j, with c_j = 1 - p_j and N(t)
     the number of n uniform variables at or below t. N is a Poisson process of rate n given N(1) = n. So the state
     N(c_j) goes forward by Poisson increments, the mass at states below r_j leaves, and each leaving mass counts with
-    P(n - m more arrivals in (c_j, 1]) / P(n arrivals). Mass above the window of states is counted as leaving too.
+    P(n - m more arrivals in (c_j, 1]) / P(n arrivals). Mass above the window of states is counted as leaving too. Only
+    p_j enters, never 1 - p_j alone, which would lose a tiny p_j.
     """
     log_factorial = gammaln(np.arange(n + 2.0) + 1)
 
@@ -80,25 +82,25 @@ def failure_probability(n: int, ranks: np.ndarray, prob: np.ndarray) -> float:
         return xlogy(count, mean) - mean - log_factorial[count]
 
     log_all = log_pmf(np.int64(n), float(n))
-    time = 1 - np.asarray(prob, dtype=np.float64)
-    failure, previous, states, mass = 0.0, 0.0, np.zeros(1, dtype=np.int64), np.ones(1)
-    for rank, now in zip(ranks, time, strict=True):
-        mean = n * (now - previous)
+    prob = np.asarray(prob, dtype=np.float64)
+    failure, previous, states, mass = 0.0, 1.0, np.zeros(1, dtype=np.int64), np.ones(1)
+    for rank, p in zip(ranks, prob, strict=True):
+        mean = n * (previous - p)
         low, high = (int(edge) for edge in mean + np.array([-1, 1]) * (WINDOW * np.sqrt(mean) + WINDOW))
         steps = np.arange(max(low, 0), min(high, n) + 1)
         # increments outside `steps`: no conditional mass exceeds the unconditional one by more than 1 / P(n arrivals)
         failure += (poisson.cdf(low - 1, mean) + poisson.sf(high, mean)) * np.exp(-log_all)
         mass = np.convolve(mass, np.exp(log_pmf(steps, mean)))
         states = np.arange(states[0] + steps[0], states[0] + steps[0] + len(mass))
-        top = n * now + WINDOW * np.sqrt(n * now * (1 - now)) + WINDOW
+        top = n * (1 - p) + WINDOW * np.sqrt(n * p * (1 - p)) + WINDOW
         possible = states <= n
         stays = possible & (states >= rank) & (states <= top)
         leaves = possible & ~stays
-        still = log_pmf(n - states[leaves], n * (1 - now)) - log_all
+        still = log_pmf(n - states[leaves], n * p) - log_all
         failure += float(mass[leaves] @ np.exp(still))
         if not stays.any():
             return 1.0
-        states, mass, previous = states[stays], mass[stays], now
+        states, mass, previous = states[stays], mass[stays], p
     return min(failure * (1 + 1e-6), 1.0)  # 1e-6: more than the rounding of the logarithms above, for n up to 1e7
 
 
@@ -131,15 +133,20 @@ def clopper_pearson_eta(n: int, alpha: float, intervals: int = 1000) -> float:
 def clopper_pearson_band(n: int, alpha: float, eta: float | None = None) -> Band:
     """Clopper-Pearson limits at one level eta, calibrated to hold at all ranks at once with probability 1 - alpha.
 
-    n >= 1, 0 < alpha < 1. Pass the eta of an earlier call with the same (n, alpha) to save its 2 seconds.
+    n >= 1, 1e-100 <= alpha < 1. Pass the eta of an earlier call with the same (n, alpha) to save most of its 2 seconds:
+    it is checked, and calibrated anew if it is not safe.
     """
     _check(n, alpha)
     ranks = clopper_pearson_ranks(n)
-    if eta is None:
+    if eta is None or not _is_safe(eta, n, alpha, ranks):
         eta = clopper_pearson_eta(n, alpha)
-    elif not alpha / len(ranks) * (1 - 1e-9) <= eta <= alpha:
-        raise ValueError(f"eta = {eta} does not belong to n = {n}, alpha = {alpha}")
     return Band(ranks, clopper_pearson_limit(n - ranks + 1, n, eta), eta)
+
+
+def _is_safe(eta: float, n: int, alpha: float, ranks: np.ndarray) -> bool:
+    if not alpha / len(ranks) < eta <= alpha or alpha < SMALLEST_CALIBRATED_ALPHA:
+        return False  # no calibration gives it
+    return failure_probability(n, ranks, clopper_pearson_limit(n - ranks + 1, n, eta)) <= alpha
 
 
 # --- DKW ------------------------------------------------------------------------------------------------------------
@@ -167,8 +174,8 @@ def _hoeffding_width(n: int, alpha: float) -> float:
 
 
 def _check(n: int, alpha: float) -> None:
-    if n < 1 or not 0 < alpha < 1:
-        raise ValueError(f"need n >= 1 and 0 < alpha < 1, not n = {n}, alpha = {alpha}")
+    if not n >= 1 or not SMALLEST_ALPHA <= alpha < 1:
+        raise ValueError(f"need n >= 1 and {SMALLEST_ALPHA:g} <= alpha < 1, not n = {n}, alpha = {alpha}")
 
 
 # --- bounds on the expected score ------------------------------------------------------------------------------------
@@ -217,5 +224,7 @@ def empirical_bernstein_lower(mean, variance, n: int, alpha: float, score_range:
 
     mean - sqrt(2 variance ln(2 / alpha) / n) - range 7 ln(2 / alpha) / (3 (n - 1)) (Maurer and Pontil 2009, Theorem 4).
     """
+    if n < 2 or not 0 < alpha < 1:
+        raise ValueError(f"need n >= 2 and 0 < alpha < 1, not n = {n}, alpha = {alpha}")
     log = np.log(2 / alpha)
     return mean - np.sqrt(2 * variance * log / n) - score_range * 7 * log / (3 * (n - 1))

@@ -1,0 +1,112 @@
+"""Show what Gaussian noise does to a test image.
+
+    python code/visualize.py cifar10 OUTDIR IDX 0.0 0.25 0.50 1.00
+    python code/visualize.py cifar10 OUTDIR IDX 0.0 0.25 0.50 1.00 --strip figures/noise.png
+    IMAGENET_DIR=... python code/visualize.py imagenet OUTDIR IDX 0.0 0.25 0.50 1.00
+
+Writes OUTDIR/IDX_00.png, IDX_25.png, IDX_50.png, IDX_100.png: 100 times the standard deviation. It is the same noise at
+every level, scaled, and pixels outside [0, 1] are cut off, for the eye alone: the network sees them as they are.
+"""
+import argparse
+import io
+import math
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from datasets import DATASETS, open_images
+from errors import InputError, run
+from runs.figures import check_figure_path, new_figure, save_figure
+from runs.newfile import refuse_existing, write_new
+
+SCALE = {"cifar10": 8, "imagenet": 1}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument("outdir", help="folder of the pictures")
+    parser.add_argument("index", type=int, metavar="IDX", help="of the test image")
+    parser.add_argument("sigmas", type=float, nargs="+", metavar="SIGMA", help="standard deviation, pixels in [0, 1]")
+    parser.add_argument("--scale", type=int, help="pixels of the picture for one of the image, a side "
+                                                  f"(default: {SCALE['cifar10']} for cifar10, 1 for imagenet)")
+    parser.add_argument("--strip", metavar="FILE", help="also all of them side by side: .png, .pdf or .svg")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
+    args = parser.parse_args()
+    args.scale = SCALE[args.dataset] if args.scale is None else args.scale
+    return args
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise InputError for values that have no meaning."""
+    for sigma in args.sigmas:
+        if not 0 <= sigma < math.inf:
+            raise InputError(f"SIGMA must be 0 or above and finite, not {sigma}")
+    if not 1 <= args.scale <= 64:
+        raise InputError(f"--scale must be between 1 and 64, not {args.scale}")
+    if not 0 <= args.seed < 2 ** 32:  # PyTorch's CPU generator uses 32 bits of its seed
+        raise InputError(f"--seed must be between 0 and 2^32 - 1, not {args.seed}")
+    if args.strip is not None:
+        check_figure_path(args.strip)
+
+
+def picture_paths(args: argparse.Namespace) -> list[Path]:
+    """Where the picture of each sigma goes. Raises InputError where two would share a file, or one is there."""
+    paths = [Path(args.outdir) / f"{args.index}_{round(100 * sigma):02d}.png" for sigma in args.sigmas]
+    everything = paths + ([Path(args.strip)] if args.strip is not None else [])
+    if len({path.absolute() for path in everything}) < len(everything):
+        raise InputError("two pictures would have the same name: it holds round(100 SIGMA)")
+    refuse_existing(everything, args.overwrite)
+    return paths
+
+
+def load_image(args: argparse.Namespace) -> torch.Tensor:
+    """The pixels of the test image, [C, H, W]. Raises InputError."""
+    if args.index < 0:
+        raise InputError(f"IDX must be 0 or above, not {args.index}")
+    images, _ = open_images(args.dataset, "test", skip=max(args.index, 1), stop=args.index + 1)
+    if args.index >= images.size:
+        raise InputError(f"IDX {args.index}: the test images are 0 ... {images.size - 1}")
+    return images.load(args.index)[0]
+
+
+def noisy_pictures(x: torch.Tensor, sigmas: list[float], seed: int) -> list[Image.Image]:
+    """x with noise of each standard deviation, as pictures of its own size."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = [(255 * (x + sigma * noise).clamp(0, 1)).round().byte() for sigma in sigmas]
+    return [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in noisy]
+
+
+def png(picture: Image.Image, scale: int) -> bytes:
+    """A picture as a PNG file, every pixel a square of scale x scale."""
+    buffer = io.BytesIO()
+    picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def draw_strip(pictures: list[Image.Image], sigmas: list[float]):
+    """The figure of all pictures side by side."""
+    figure = new_figure(1.7 * len(pictures), 1.95)
+    for axes, picture, sigma in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, sigmas, strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(f"σ = {sigma:.2f}")
+        axes.set_axis_off()
+    return figure
+
+
+def main() -> None:
+    args = parse_arguments()
+    check_arguments(args)
+    paths = picture_paths(args)
+    pictures = noisy_pictures(load_image(args), args.sigmas, args.seed)
+    for path, picture in zip(paths, pictures, strict=True):
+        write_new(path, png(picture, args.scale), args.overwrite)
+    if args.strip is not None:
+        save_figure(draw_strip(pictures, args.sigmas), args.strip, args.overwrite)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,115 @@
+"""Re-certification, certified radii and predictions, through the real command lines."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pytest
+from helpers import DEMO_CHECKPOINT, ROOT, assert_refused, run_program
+
+RUN = ["cifar10", DEMO_CHECKPOINT, "0.25"]
+SAMPLING = ["--skip", "20", "--max", "120", "--N", "300", "--N0", "20"]
+
+
+def rows_without_time(path):
+    """The rows of a log but for their time."""
+    return [line.rsplit("\t", 1)[0] for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """One run of both measures with saved scores, and one with DKW."""
+    folder = tmp_path_factory.mktemp("saved")
+    for name, *more in (("{confidence_measure}", "--confidence_measure", "pred_score", "margin"),
+                        ("dkw", "--bound", "dkw")):
+        result = run_program("code/certify.py", *RUN, folder / name, *SAMPLING, "--save_scores", *more)
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.parametrize("log", ["pred_score", "margin", "dkw"])
+def test_recertified_log_equals_the_run(saved, log, tmp_path):
+    """With the settings of the run nothing but the time may differ."""
+    assert run_program("code/recertify.py", saved / f"{log}.scores", tmp_path / "again").returncode == 0
+    assert rows_without_time(tmp_path / "again") == rows_without_time(saved / log)
+    assert json.loads((tmp_path / "again.json").read_text())["settings"]["post_hoc"] is False
+
+
+def test_another_band_or_alpha_is_post_hoc_and_equals_a_direct_run(saved, tmp_path):
+    """The DKW run drew the same samples, so the Clopper-Pearson run's scores certified with DKW are its log."""
+    result = run_program("code/recertify.py", saved / "pred_score.scores", tmp_path / "dkw", "--bound", "dkw")
+    assert result.returncode == 0
+    assert rows_without_time(tmp_path / "dkw") == rows_without_time(saved / "dkw")
+    assert json.loads((tmp_path / "dkw.json").read_text())["settings"]["post_hoc"] is True
+
+
+def test_no_abstain_writes_rows_below_the_cutoff(saved, tmp_path):
+    """Every image then has its class, and bounds that fall with the radius."""
+    result = run_program("code/recertify.py", saved / "margin.scores", tmp_path / "all", "--no_abstain",
+                         "--radii", "0", "0.1")
+    assert result.returncode == 0
+    log = pandas.read_csv(tmp_path / "all", sep="\t")
+    assert (log.predict >= 0).all() and (log.exp_cdf_10 <= log.exp_cdf_00).all()
+    assert (pandas.read_csv(saved / "margin", sep="\t").predict == -1).any(), "no abstention: the test shows nothing"
+
+
+def test_radius_file_is_cohens_format_and_agrees_with_the_log(saved, tmp_path):
+    """radius > R where the log's bound at R is above the score, as the bound falls with the radius."""
+    result = run_program("code/radius.py", saved / "pred_score.scores", tmp_path / "r{score}", "--score", "0.5", "0.3")
+    assert result.returncode == 0
+    log, radii = (pandas.read_csv(path, sep="\t") for path in (saved / "pred_score", tmp_path / "r0.5"))
+    assert list(radii.columns) == ["idx", "label", "predict", "radius", "correct", "time"]
+    for column, radius in (("exp_cdf_00", 0.0), ("exp_cdf_25", 0.25), ("exp_cdf_50", 0.5)):
+        assert ((log[column] > 0.5) == (radii.radius > radius)).all()
+    assert (radii.correct == (radii.predict == radii.label)).all()
+    average = (radii.radius * radii.correct).mean()
+    assert f"score 0.5: {average:.4f}" in result.stdout
+    wider = pandas.read_csv(tmp_path / "r0.3", sep="\t")
+    assert (wider.radius >= radii.radius).all() and (wider.radius > radii.radius).any()
+
+
+def test_saved_scores_are_read_by_numpy_alone(saved):
+    """The dtype in the record reads the file; an abstention keeps its scores too."""
+    fields = json.loads((saved / "margin.json").read_text())["scores_dtype"]
+    records = np.fromfile(saved / "margin.scores", np.dtype([tuple(field) for field in fields]))
+    assert records["idx"].tolist() == [0, 20, 40, 60, 80, 100]
+    assert (np.diff(records["order"], axis=1) >= 0).all()
+
+
+def test_predict(tmp_path):
+    """The limits enclose the mean of the class; a repeat changes nothing."""
+    arguments = ["code/predict.py", *RUN, tmp_path / "p", *SAMPLING]
+    assert run_program(*arguments).returncode == 0
+    table = pandas.read_csv(tmp_path / "p", sep="\t")
+    assert list(table.columns) == ["idx", "label", "predict", "lower", "upper", "correct", "time"]
+    assert ((table.lower >= 0) & (table.lower < table.upper) & (table.upper <= 1)).all()
+    assert (table.predict >= 0).any() and (table.correct == (table.predict == table.label)).all()
+    before = (tmp_path / "p").read_bytes()
+    assert "nothing to do" in run_program(*arguments).stderr
+    assert (tmp_path / "p").read_bytes() == before
+
+
+@pytest.mark.parametrize("program, arguments", [
+    ("recertify", ["--alpha", "1.5"]), ("recertify", ["--bound", "dkw", "--alpha", "0.9"]),
+    ("recertify", ["--radii", "0.001"]), ("radius", ["--score", "1"]), ("radius", ["--score", "0.5", "0.6"])])
+def test_refusals(saved, program, arguments, tmp_path):
+    """One line, exit status 2, and nothing written."""
+    assert_refused(run_program(f"code/{program}.py", saved / "pred_score.scores", tmp_path / "out", *arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_scores_file_is_refused(saved, tmp_path):
+    """A NaN among the order statistics must not become a certificate."""
+    data = bytearray((saved / "margin.scores").read_bytes())
+    data[100:104] = np.float32("nan").tobytes()
+    (tmp_path / "margin.scores").write_bytes(data)
+    (tmp_path / "margin.json").write_bytes((saved / "margin.json").read_bytes())
+    assert_refused(run_program("code/recertify.py", tmp_path / "margin.scores", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("program", ["recertify", "radius", "analyze"])
+def test_programs_on_saved_results_do_not_import_torch(program):
+    """They are to answer in a second."""
+    snippet = f"import sys; sys.path.insert(0, 'code'); import {program}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", snippet], cwd=ROOT).returncode == 0
