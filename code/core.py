@@ -68,8 +68,7 @@ class Smooth:
         bands = [rule.band for rule in rules]  # also refuses a bad n, alpha or bound before any sampling
 
         def certificates(batch: int) -> tuple[Certificate, ...]:
-            classes = self._select(x, n0, batch, (seed, index, SELECTION))
-            scores = self._scores(x, n, batch, (seed, index, ESTIMATION), classes)
+            classes, scores = self.sample(x, n0, n, batch, seed=seed, index=index)
             means = _finite_means(scores)
             if scores.shape[1] < n:
                 return tuple(map(Rule.abstention, rules, classes, means))
@@ -78,6 +77,15 @@ class Smooth:
 
         result = retry_with_smaller_batch(certificates, batch_size)
         return result[0] if self.single else result
+
+    def sample(self, x: torch.Tensor, n0: int, n: int, batch_size: int, *, seed: int = 0,
+               index: int = 0) -> tuple[list[int], torch.Tensor]:
+        """For each measure, the class of the highest mean score over n0 samples, and n fresh scores of that class.
+
+        The scores are float32 [measures, n] on the device, in the order of sampling; fewer on early abstention.
+        """
+        classes = self._select(x, n0, batch_size, (seed, index, SELECTION))
+        return classes, self._scores(x, n, batch_size, (seed, index, ESTIMATION), classes)
 
     def predict(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, seed: int = 0,
                 index: int = 0) -> Prediction:

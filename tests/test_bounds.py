@@ -200,7 +200,7 @@ def test_refusals(make_band, n, alpha):
 
 
 def test_eta_given():
-    """An eta of the same (n, alpha) gives the same band; one that is not safe, or none of a calibration, is replaced."""
+    """An eta of the same (n, alpha) gives the same band; an unsafe one, or one of no calibration, is replaced."""
     band = bounds.clopper_pearson_band(100, 0.01)
     again = bounds.clopper_pearson_band(100, 0.01, eta=band.eta)
     assert np.array_equal(again.prob, band.prob) and again.eta == band.eta

@@ -1,0 +1,74 @@
+"""Certified accuracy against the number of samples N: one pass of the largest N, whose first n samples serve each n.
+
+    python benchmarks/sample_size.py models/cifar10/resnet20/noise_0.25/checkpoint.pth.tar 0.25 log_files/new/sizes.tsv
+
+Writes one row for each image, measure, band and N: idx label measure bound N predict, and the CDF bound at each radius.
+benchmarks/figures.py draws it. Works on CIFAR-10's test images.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
+from architectures import load_checkpoint  # noqa: E402
+from certificate import BOUNDS, RADII, Certificate, Rule  # noqa: E402
+from core import Smooth, order_statistics  # noqa: E402
+from datasets import INFO, open_images  # noqa: E402
+from errors import run  # noqa: E402
+from measures import MEASURES  # noqa: E402
+from runs.log import columns, join, round_down  # noqa: E402
+from runs.newfile import refuse_existing, write_new  # noqa: E402
+from sampler import PRECISIONS  # noqa: E402
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base_classifier")
+    parser.add_argument("sigma", type=float)
+    parser.add_argument("outfile")
+    parser.add_argument("--N", type=int, nargs="+", default=[1000, 2000, 5000, 10000, 20000, 50000, 100000])
+    parser.add_argument("--N0", type=int, default=100)
+    parser.add_argument("--alpha", type=float, default=0.001)
+    parser.add_argument("--skip", type=int, default=500)
+    parser.add_argument("--max", type=int, default=-1)
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--overwrite", action="store_true")
+    return parser.parse_args()
+
+
+def certificates(smooth: Smooth, x, index: int, args: argparse.Namespace):
+    """Yield (measure, band, n, certificate) for each of them, from one pass over the image x."""
+    classes, scores = smooth.sample(x, args.N0, max(args.N), args.batch, seed=args.seed, index=index)
+    for measure, chosen, row in zip(smooth.measures, classes, scores, strict=True):
+        for n in sorted(args.N):
+            first = row[:n]
+            for bound in BOUNDS:
+                rule = Rule(measure, n, args.alpha, args.sigma, bound)
+                certificate: Certificate = rule.certificate(
+                    chosen, float(first.double().mean()), order_statistics(first, rule.band.ranks))
+                yield measure.name, bound, n, certificate
+
+
+def main() -> None:
+    args = parse_arguments()
+    refuse_existing([args.outfile], args.overwrite)
+    network, _ = load_checkpoint(args.base_classifier, "cifar10")
+    images, indices = open_images("cifar10", "test", args.skip, args.max)
+    smooth = Smooth(network, INFO["cifar10"].num_classes, args.sigma, tuple(MEASURES), precision=args.precision,
+                    compile=args.compile)
+    bounds = [column for column in columns(RADII) if column.startswith("exp_cdf")]
+    lines = [join("idx", "label", "measure", "bound", "N", "predict", *bounds)]
+    for index in tqdm(indices, unit="image"):
+        x, label = images.load(index)
+        lines += [join(index, label, measure, bound, n, found.prediction, *map(round_down, found.exp_cdf))
+                  for measure, bound, n, found in certificates(smooth, x, index, args)]
+    write_new(args.outfile, "".join(lines).encode(), args.overwrite)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
