@@ -17,15 +17,13 @@ from matplotlib.lines import Line2D
 
 from certificate import RADII
 from errors import InputError, run
-from runs.figures import check_figure_path, new_figure, save_figure
+from runs.figures import COLOURS, check_figure_path, new_figure, save_figure
 from runs.log import Log
 from runs.newfile import refuse_existing
 from runs.radii import Radii, is_radius_file, read_recorded_radii
 from runs.record import read_recorded_log
 from runs.tables import FORMATS, format_table
 
-# Okabe and Ito (2008), told apart by colour-blind readers, without the yellow that a white page swallows
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^DvPX"
 BOUND_NAMES = {True: "CDF bound", False: "without the CDF"}
 LABEL = {"confidence_measure": "{}", "score": "score above {}", "sigma": "sigma {}", "N": "N {}", "bound": "{}",

@@ -4,7 +4,7 @@
     python code/visualize.py cifar10 OUTDIR IDX 0.0 0.25 0.50 1.00 --strip figures/noise.png
     IMAGENET_DIR=... python code/visualize.py imagenet OUTDIR IDX 0.0 0.25 0.50 1.00
 
-Writes OUTDIR/IDX_00.png, IDX_25.png, IDX_50.png, IDX_100.png: 100 times the standard deviation. It is the same noise at
+Writes OUTDIR/IDX_0.png, IDX_25.png, IDX_50.png, IDX_100.png: 100 times the standard deviation. It is the same noise at
 every level, scaled, and pixels outside [0, 1] are cut off, for the eye alone: the network sees them as they are.
 """
 import argparse
@@ -55,7 +55,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def picture_paths(args: argparse.Namespace) -> list[Path]:
     """Where the picture of each sigma goes. Raises InputError where two would share a file, or one is there."""
-    paths = [Path(args.outdir) / f"{args.index}_{round(100 * sigma):02d}.png" for sigma in args.sigmas]
+    paths = [Path(args.outdir) / f"{args.index}_{round(100 * sigma)}.png" for sigma in args.sigmas]
     everything = paths + ([Path(args.strip)] if args.strip is not None else [])
     if len({path.absolute() for path in everything}) < len(everything):
         raise InputError("two pictures would have the same name: it holds round(100 SIGMA)")
@@ -89,7 +89,7 @@ def png(picture: Image.Image, scale: int) -> bytes:
 
 def draw_strip(pictures: list[Image.Image], sigmas: list[float]):
     """The figure of all pictures side by side."""
-    figure = new_figure(1.7 * len(pictures), 1.95)
+    figure = new_figure(1.7 * len(pictures), 1.85)
     for axes, picture, sigma in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, sigmas, strict=True):
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(f"σ = {sigma:.2f}")

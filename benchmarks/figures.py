@@ -1,0 +1,106 @@
+"""The README's figures of certified accuracy, from saved scores and from the experiment on the number of samples.
+
+    python benchmarks/figures.py radius log_files/cifar10_resnet20 figures/new_radius.png
+    python benchmarks/figures.py samples log_files/cifar10_resnet20/sample_size.tsv figures/new_samples.png
+"""
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas
+from scipy.special import ndtri
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
+from certificate import Certificate  # noqa: E402
+from errors import run  # noqa: E402
+from runs.figures import COLOURS, check_figure_path, new_figure, save_figure  # noqa: E402
+from runs.newfile import refuse_existing  # noqa: E402
+from runs.scores import read_scores  # noqa: E402
+
+SIGMAS, MEASURES = ("0.25", "0.50"), ("pred_score", "margin")
+BANDS = {"clopper_pearson": "Clopper-Pearson band", "dkw": "DKW band (the paper's)"}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", choices=["radius", "samples"])
+    parser.add_argument("source", help="a folder with MEASURE/noise_SIGMA.scores, or sample_size.py's table")
+    parser.add_argument("out")
+    parser.add_argument("--overwrite", action="store_true")
+    return parser.parse_args()
+
+
+def radius_of_mean(certificate: Certificate, score: float) -> float:
+    """The radius of the naive bound where its limit on the mean is the band's own bound at R = 0, not Hoeffding's."""
+    measure = certificate.rule.measure
+    mean, threshold = ((value - measure.score_min) / measure.range for value in (certificate.lower_bound(0.0), score))
+    return max(certificate.rule.sigma * float(ndtri(mean) - ndtri(threshold)), 0.0)
+
+
+def certified_radii(path: Path) -> tuple[dict[str, np.ndarray], float, int]:
+    """For each curve the certified radii of all images at the measure's cutoff (0 where the class is wrong)."""
+    saved = read_scores(str(path))
+    score, curves = saved.rule.measure.cutoff, {}
+    for bound, name in BANDS.items():
+        rule = replace(saved.rule, bound=bound, eta=saved.rule.eta if bound == saved.rule.bound else None)
+        images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(rule)]
+        curves[name] = np.array([found.radius(score) * right for found, right in images])
+        if bound == saved.rule.bound:
+            curves["mean alone, limit from the band"] = np.array(
+                [radius_of_mean(found, score) * right for found, right in images])
+            curves["mean alone, limit from Hoeffding (the paper's baseline)"] = np.array(
+                [found.radius(score, naive=True) * right for found, right in images])
+    return curves, score, saved.rule.n
+
+
+def draw_radius(folder: Path):
+    """Certified accuracy against radius: a panel for each measure and noise level, a curve for each bound."""
+    figure = new_figure(8.8, 6.6)
+    styles = dict(zip((*BANDS.values(), "mean alone, limit from the band",
+                       "mean alone, limit from Hoeffding (the paper's baseline)"),
+                      zip(COLOURS, ("-", "-", ":", "--"), strict=False), strict=False))
+    for row, measure in zip(figure.subplots(2, 2, sharey=True), MEASURES, strict=True):
+        for axes, sigma in zip(row, SIGMAS, strict=True):
+            curves, score, n = certified_radii(folder / measure / f"noise_{sigma}.scores")
+            for name, (colour, line) in styles.items():
+                radii = np.sort(curves[name])
+                steps = np.unique([0.0, *radii])
+                accuracy = 1 - np.searchsorted(radii, steps, side="right") / len(radii)
+                axes.plot(steps, accuracy, line, color=colour, drawstyle="steps-post", label=name)
+            axes.set(title=f"{measure} above {score:g}, sigma {sigma}, N = {n}", xlim=(0, None), ylim=(0, None),
+                     xlabel="radius (L2 distance, pixels in [0, 1])", ylabel="certified accuracy (fraction)")
+            axes.grid(color="0.9")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def draw_samples(path: Path):
+    """Certified accuracy at R = 0.5 against the number of samples: a panel for each measure, a curve for each band."""
+    table = pandas.read_csv(path, sep="\t")
+    figure = new_figure(8.8, 3.8)
+    for axes, (measure, score) in zip(figure.subplots(1, 2, sharey=True), zip(MEASURES, (0.5, 0.0), strict=True),
+                                      strict=True):
+        for (bound, name), colour in zip(BANDS.items(), COLOURS, strict=False):
+            rows = table[(table.measure == measure) & (table.bound == bound)]
+            certified = (rows.predict == rows.label) & (rows.exp_cdf_50 > score)
+            accuracy = certified.groupby(rows.N).mean()
+            axes.plot(accuracy.index, accuracy, "o-", markersize=4, color=colour, label=name)
+        axes.set(title=f"{measure} above {score:g}, R = 0.5, {table.idx.nunique()} images", xscale="log",
+                 ylim=(0, None), xlabel="number of samples N", ylabel="certified accuracy (fraction)")
+        axes.grid(color="0.9")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def main() -> None:
+    args = parse_arguments()
+    check_figure_path(args.out)
+    refuse_existing([args.out], args.overwrite)
+    draw = draw_radius if args.figure == "radius" else draw_samples
+    save_figure(draw(Path(args.source)), args.out, args.overwrite)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

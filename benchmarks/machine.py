@@ -1,0 +1,97 @@
+"""The machine of a benchmark: its description, its measured peak, and what a network asks of it."""
+import os
+import platform
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
+from runs.record import program_version  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+PEAK_SHAPES = ((64, 56), (128, 28), (256, 14))  # channels and side of the 3x3 convolutions
+PEAK_BATCHES = (8, 16)
+PEAK_SECONDS = 0.1  # for which each of them runs
+
+
+def describe(device: torch.device) -> str:
+    """What a reader must know of the machine and the call, as a list in markdown. No host name."""
+    cores = f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+    lines = [f"processor: {processor_name()}, {cores}, {torch.backends.cpu.get_cpu_capability()}"]
+    if device.type == "cuda":
+        lines += [f"GPU: {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"]
+    lines += [f"Python {platform.python_version()}, PyTorch {torch.__version__}, this program at {program_version()}",
+              f"command: `python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}`".replace(" `", "`"),
+              f"date: {datetime.now(UTC).date().isoformat()}"]
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def processor_name() -> str:
+    """The model of the CPU."""
+    try:
+        names = [line.split(":", 1)[1] for line in Path("/proc/cpuinfo").read_text().splitlines()
+                 if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = []
+    return names[0].strip() if names else platform.machine()
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.inference_mode()
+def convolution_peak(device: torch.device) -> float:
+    """The most FLOP/s that float32 channels_last 3x3 convolutions reach here now, over PEAK_SHAPES and PEAK_BATCHES."""
+    best = 0.0
+    for channels, side in PEAK_SHAPES:
+        layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last)
+        work = flops(layer, torch.zeros(channels, side, side, device=device))
+        for batch in PEAK_BATCHES:
+            images = torch.randn(batch, channels, side, side, device=device).to(memory_format=torch.channels_last)
+            layer(images)
+            finish(device)
+            start, passes = time.perf_counter(), 0
+            while time.perf_counter() - start < PEAK_SECONDS:
+                for _ in range(10):
+                    layer(images)
+                finish(device)
+                passes += 10
+            best = max(best, passes * batch * work / (time.perf_counter() - start))
+    return best
+
+
+@torch.inference_mode()
+def flops(network: nn.Module, x: torch.Tensor) -> int:
+    """Floating-point operations of one sample x [C, H, W] in the convolutions and linear layers of a network.
+
+    Two for each multiply-add, and none for the zeros of the padding.
+    """
+    counts = []
+
+    def count(layer, inputs, output):
+        if isinstance(layer, nn.Linear):
+            counts.append(output.numel() * layer.in_features)
+        else:
+            taps = [real_taps(*of_side) for of_side in zip(inputs[0].shape[2:], output.shape[2:], layer.kernel_size,
+                                                           layer.stride, layer.padding, layer.dilation, strict=True)]
+            counts.append(taps[0] * taps[1] * layer.in_channels // layer.groups * layer.out_channels)
+
+    hooks = [layer.register_forward_hook(count) for layer in network.modules()
+             if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    network(x[None])
+    for hook in hooks:
+        hook.remove()
+    return 2 * sum(counts)
+
+
+def real_taps(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Pairs of an output position and a kernel position, along one side, that meet a pixel and not the padding."""
+    return sum(0 <= out * stride - padding + tap * dilation < size for out in range(outputs) for tap in range(kernel))

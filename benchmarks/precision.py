@@ -1,0 +1,120 @@
+"""How far the scores of a trained network at lower precisions lie from its float32 scores, at the same noise.
+
+    python benchmarks/precision.py cifar10 models/cifar10/resnet20/noise_0.25/checkpoint.pth.tar 0.25 --skip 500
+    python benchmarks/precision.py cifar10 CHECKPOINT 0.25 --precision tf32 bf16 fp16 --device cuda --compile
+
+Prints a markdown table and writes it to benchmarks/results/ with a description of the machine.
+"""
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+from machine import RESULTS, describe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
+from architectures import load_checkpoint  # noqa: E402
+from datasets import DATASETS, open_images  # noqa: E402
+from errors import InputError, run  # noqa: E402
+from runs.newfile import refuse_existing, write_new  # noqa: E402
+from runs.tables import format_table  # noqa: E402
+from sampler import ESTIMATION, PRECISIONS, Sampler, choose_device  # noqa: E402
+
+NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}. Differences are
+over the softmax of all classes of all samples; the top score is that of the class with the highest fp32 mean over an
+image's samples, and its shift is (mean at this precision) - (mean at fp32), over the images.
+"""
+HEADER = ["precision", "largest difference", "mean difference", "shift of the mean top score", "largest shift of an image",
+          "images with another top class"]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument("base_classifier", help="checkpoint of a network (see train.py)")
+    parser.add_argument("sigma", type=float, help="standard deviation of the noise, pixels in [0, 1]")
+    parser.add_argument("--precision", nargs="+", default=["bf16", "fp16"],
+                        choices=[name for name in PRECISIONS if name != "fp32"])
+    parser.add_argument("--skip", type=int, default=500, help="use the test images with indices 0, SKIP, 2 SKIP, ...")
+    parser.add_argument("--max", type=int, default=-1, help="stop before this index")
+    parser.add_argument("--N", type=int, default=1000, help="samples of an image")
+    parser.add_argument("--batch", type=int, default=1000, help="as for certify.py")
+    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
+    parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.add_argument("--out", help="default: benchmarks/results/precision_ARCH_SIGMA_{cpu,cuda}.md")
+    parser.add_argument("--overwrite", action="store_true", help="replace that file")
+    return parser.parse_args()
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise InputError for values that have no meaning."""
+    if not 0 < args.sigma < math.inf:
+        raise InputError(f"SIGMA must be above 0 and finite, not {args.sigma}")
+    for name in ("skip", "N", "batch"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} must be 1 or above, not {getattr(args, name)}")
+
+
+def all_scores(sampler: Sampler, x: torch.Tensor, index: int, n: int, batch: int) -> torch.Tensor:
+    """The softmax of n noisy copies of an image, float64 [n, classes] on the CPU; the same noise in every call."""
+    return torch.cat([softmax.cpu() for softmax in sampler.softmax(x, n, batch, (0, index, ESTIMATION))]).double()
+
+
+class Differences:
+    """The differences of one precision from fp32, gathered image by image."""
+
+    def __init__(self):
+        self.largest, self.means, self.shifts, self.other_class = 0.0, [], [], 0
+
+    def add(self, scores: torch.Tensor, exact: torch.Tensor) -> None:
+        """Take in one image's scores [n, classes] and its fp32 scores."""
+        difference = (scores - exact).abs()
+        self.largest = max(self.largest, float(difference.max()))
+        self.means.append(float(difference.mean()))
+        mean, exact_mean = scores.mean(0), exact.mean(0)
+        top = exact_mean.argmax()
+        self.shifts.append(float(mean[top] - exact_mean[top]))
+        self.other_class += int(mean.argmax() != top)
+
+    def cells(self) -> list[str]:
+        """What the table says of it, as in HEADER."""
+        count = len(self.shifts)
+        return [f"{self.largest:.2g}", f"{sum(self.means) / count:.2g}", f"{sum(self.shifts) / count:+.2g}",
+                f"{max(self.shifts, key=abs):+.2g}", f"{self.other_class} of {count}"]
+
+
+def compare(args: argparse.Namespace, network, images, indices, device: torch.device) -> list[list[str]]:
+    """The rows of the table."""
+    exact, *others = (Sampler(network, args.sigma, device, precision, args.compile)
+                      for precision in ("fp32", *args.precision))
+    differences = {precision: Differences() for precision in args.precision}
+    for index in indices:
+        x, _ = images.load(index)
+        expected = all_scores(exact, x, index, args.N, args.batch)
+        for sampler, found in zip(others, differences.values(), strict=True):
+            found.add(all_scores(sampler, x, index, args.N, args.batch), expected)
+    return [[precision, *found.cells()] for precision, found in differences.items()]
+
+
+def main() -> None:
+    args = parse_arguments()
+    check_arguments(args)
+    device = choose_device(args.device)
+    network, checkpoint = load_checkpoint(args.base_classifier, args.dataset)
+    out = args.out or RESULTS / f"precision_{checkpoint['arch']}_{args.sigma:.2f}_{device.type}.md"
+    refuse_existing([out], args.overwrite)
+    images, indices = open_images(args.dataset, "test", args.skip, args.max)
+    if not indices:
+        raise InputError("--max leaves no image")
+    table = format_table(HEADER, compare(args, network, images, indices, device), "markdown")
+    note = NOTE.format(images=len(indices), n=args.N, sigma=args.sigma, network=args.base_classifier,
+                       compiled=", compiled" if args.compile else "")
+    text = f"# Scores at lower precisions against fp32\n\n{describe(device)}\n{table}\n{note}"
+    print(text, end="")
+    write_new(out, text.encode(), args.overwrite)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

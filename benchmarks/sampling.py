@@ -1,0 +1,215 @@
+"""Time this program's sampling against a plain loop, in one run and interleaved.
+
+    python benchmarks/sampling.py                  (on 2 CPU cores about half an hour)
+    python benchmarks/sampling.py --quick          (a few minutes)
+    python benchmarks/sampling.py --networks cifar_resnet110 --device cuda --repeat 9
+
+Prints markdown tables and writes them to benchmarks/results/ with a description of the machine. The networks have random
+weights: the time does not depend on them.
+"""
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from machine import RESULTS, convolution_peak, describe, finish, flops
+from plain_loop import plain_bounds, plain_scores
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
+from architectures import ARCHITECTURES, DATASET_OF, build_network  # noqa: E402
+from certificate import BOUNDS, RADII, Rule  # noqa: E402
+from core import order_statistics  # noqa: E402
+from errors import InputError, run  # noqa: E402
+from measures import MEASURES  # noqa: E402
+from runs.newfile import refuse_existing, write_new  # noqa: E402
+from runs.tables import format_table  # noqa: E402
+from sampler import BLOCK, ESTIMATION, PRECISIONS, Sampler, choose_device, forward_size  # noqa: E402
+
+SIDE = {"cifar10": 32, "imagenet": 224}
+PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 400, "imagenet": 400}}
+TRIED_BATCHES = {"cpu": {"cifar10": (32, 64, 128, 256), "imagenet": (4, 8, 16, 32)},
+                 "cuda": {"cifar10": (400, 1000, 2000, 4000), "imagenet": (50, 100, 200, 400)}}
+PRECISIONS_OF = {"cpu": ("fp32", "bf16", "fp16"), "cuda": tuple(PRECISIONS)}  # on a CPU, tf32 is fp32
+SIGMA, ALPHA, N = 0.25, 0.001, 100_000
+NOTES = """Each measurement draws whole passes of samples for at least {seconds:g} s, after a pass that is not timed; every
+variant is measured {repeat} times, one after the other in turn. `peak`: the fraction of {peak:.0f} GFLOP/s, the most
+that float32 3x3 convolutions reached in the same run (64 channels at 56x56, 128 at 28x28, 256 at 14x14; batches of 8 and
+16). Counted are the convolutions and linear layers of the samples, two operations for each multiply-add, and none for
+multiplications by padding zeros. Networks have random weights. `plain loop`: {baseline}.
+"""
+BASELINE = "float32, eager, `x.repeat`, scores copied to the host at every batch"
+
+
+@dataclass
+class Variant:
+    """A way of drawing samples: draw(n) draws n of them, `unit` is one whole pass; times: seconds for 1,000 samples."""
+
+    name: str
+    batch: int
+    unit: int
+    draw: Callable[[int], None]
+    samples: int = 0
+    times: list[float] = field(default_factory=list)
+
+    def prepare(self, seconds: float) -> None:
+        """Warm up (and compile), and choose how many samples a measurement draws."""
+        self.draw(self.unit)
+        self.samples = self.unit
+        self.samples = self.unit * max(1, round(seconds / (self.measure() * self.unit / 1000)))
+
+    def measure(self) -> float:
+        """Seconds for 1,000 samples."""
+        start = time.perf_counter()
+        self.draw(self.samples)
+        return (time.perf_counter() - start) / self.samples * 1000
+
+    @property
+    def median(self) -> float:
+        """The median of its times."""
+        return statistics.median(self.times)
+
+
+def plain_variant(name: str, network, x, device, batch: int) -> Variant:
+    """The plain loop at one batch."""
+    network, x = network.to(device), x.to(device)
+    return Variant(name, batch, batch, lambda n: plain_scores(network, x, SIGMA, 0, n, batch))
+
+
+def best_plain_variant(network, x, device, batches: tuple[int, ...], seconds: float) -> Variant:
+    """The plain loop at the fastest of `batches`; one that does not fit into GPU memory is passed over."""
+    tried = []
+    for batch in batches:
+        variant = plain_variant("plain loop, best batch", network, x, device, batch)
+        try:
+            variant.prepare(seconds)
+            tried.append((min(variant.measure() for _ in range(3)), batch, variant))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    return min(tried)[2]
+
+
+def sampler_variant(network, x, device, precision: str, compile: bool, batch: int) -> Variant:
+    """This program."""
+    sampler = Sampler(network, SIGMA, device, precision, compile)
+    size = forward_size(device.type, *x.shape[1:], batch)
+
+    def draw(n: int) -> None:
+        scores, done = torch.empty(n, device=device), 0
+        for softmax in sampler.softmax(x, n, batch, (0, 0, ESTIMATION)):
+            scores[done:done + len(softmax)] = softmax[:, 0]
+            done += len(softmax)
+        finish(device)
+
+    return Variant(f"{precision}, compiled" if compile else precision, size, max(size, BLOCK), draw)
+
+
+def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> tuple[list[Variant], int, float]:
+    """The measured variants of one network, its FLOPs for one sample, and the machine's peak meanwhile."""
+    torch.manual_seed(0)
+    torch.compiler.reset()  # what was compiled for the network before counts against a limit
+    dataset = DATASET_OF[arch]
+    network = build_network(arch, dataset).eval()
+    x = torch.rand(3, SIDE[dataset], SIDE[dataset])
+    work = flops(network, x)
+    variants = [plain_variant("plain loop", network, x, device, PLAIN_BATCH[device.type][dataset]),
+                best_plain_variant(network, x, device, TRIED_BATCHES[device.type][dataset], args.seconds / 4),
+                *(sampler_variant(network, x, device, precision, compile, args.batch)
+                  for precision in args.precision or PRECISIONS_OF[device.type] for compile in (False, True))]
+    for variant in variants:
+        variant.prepare(args.seconds)
+        print(f"{arch}: {variant.name}: ready, {variant.samples} samples a measurement", file=sys.stderr)
+    peak = 0.0
+    for _ in range(args.repeat):
+        peak = max(peak, convolution_peak(device))
+        for variant in variants:
+            variant.times.append(variant.measure())
+    return variants, work, peak
+
+
+def network_rows(arch: str, variants: list[Variant], work: int, peak: float) -> list[list[str]]:
+    """The rows of the table."""
+    plain = variants[0].median
+    return [[arch, variant.name, str(variant.batch), f"{variant.median:.3g}",
+             f"{min(variant.times):.3g} to {max(variant.times):.3g}", f"{plain / variant.median:.2f}",
+             f"{1000 * work / variant.median / peak:.0%}"] for variant in variants]
+
+
+def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
+    """The rows of the table of bounds: the bounds of one image from its n scores, at all radii."""
+    scores = torch.rand(n, device=device, generator=torch.Generator(device).manual_seed(0))
+    on_host = scores.cpu().numpy()
+    variants = {"scalar loop of scipy.stats calls, dkw": lambda: plain_bounds(on_host, SIGMA, ALPHA, RADII)}
+    once = {}
+    for bound in BOUNDS:
+        rule, start = Rule(MEASURES["pred_score"], n, ALPHA, SIGMA, bound), time.perf_counter()
+        rule.weights  # noqa: B018  (made and kept, as for the first image of a run)
+        once[f"this program, {bound}"] = time.perf_counter() - start
+        variants[f"this program, {bound}"] = lambda rule=rule: tuple(rule.certificate(
+            0, float(scores.mean(dtype=torch.float64)), order_statistics(scores, rule.band.ranks)))
+    rows = []
+    for name, work in variants.items():
+        times = []
+        for _ in range(repeat):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        rows.append([name, f"{statistics.median(times):.3g}", f"{min(times):.3g} to {max(times):.3g}",
+                     f"{once[name]:.2g}" if name in once else ""])
+    return rows
+
+
+def report(args: argparse.Namespace, device: torch.device) -> str:
+    """Measure everything, and say it in markdown."""
+    rows, peaks = [], []
+    for arch in args.networks:
+        variants, work, peak = time_network(arch, args, device)
+        rows += network_rows(f"{arch} ({work / 1e9:.3g} GFLOP a sample)", variants, work, peak)
+        peaks.append(peak)
+    sampling = format_table(["network", "variant", "batch", "s for 1,000 samples: median", "spread",
+                             "times as fast as the plain loop", "peak"], rows, "markdown")
+    bounds = format_table(["bounds of one image", "s: median", "spread", "once a run, s"],
+                          time_bounds(N, args.repeat, device), "markdown")
+    notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peak=max(peaks) / 1e9, baseline=BASELINE)
+    return (f"# Sampling\n\n{describe(device)}\n{sampling}\n{notes}\n"
+            f"# Bounds, N = {N:,}, {len(RADII)} radii\n\n{bounds}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=ARCHITECTURES, metavar="ARCH",
+                        default=["cifar_resnet20", "cifar_resnet110", "resnet50"])
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all that the device has")
+    parser.add_argument("--batch", type=int, default=1000, help="as for certify.py (on a CPU: at most)")
+    parser.add_argument("--repeat", type=int, help="measurements of each variant (default: 5; quick: 3)")
+    parser.add_argument("--seconds", type=float, help="of a measurement, at least (default: 5; quick: 1)")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter measurements, fp32 and bf16 alone")
+    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
+    parser.add_argument("--out", help="default: benchmarks/results/sampling_{cpu,cuda}[_quick].md")
+    parser.add_argument("--overwrite", action="store_true", help="replace that file")
+    args = parser.parse_args()
+    args.repeat = args.repeat if args.repeat is not None else 3 if args.quick else 5
+    args.seconds = args.seconds if args.seconds is not None else 1.0 if args.quick else 5.0
+    args.precision = args.precision or (["fp32", "bf16"] if args.quick else None)
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.repeat < 1 or args.batch < 1 or not 0 < args.seconds < 600:
+        raise InputError("--repeat and --batch must be 1 or above, --seconds between 0 and 600")
+    device = choose_device(args.device)
+    out = args.out or RESULTS / f"sampling_{device.type}{'_quick' if args.quick else ''}.md"
+    refuse_existing([out], args.overwrite)
+    torch.backends.cudnn.allow_tf32 = False  # the plain loop is float32, as this program's fp32 is
+    text = report(args, device)
+    print(text, end="")
+    write_new(out, text.encode(), args.overwrite)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

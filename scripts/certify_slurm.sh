@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=certify
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=32
+#SBATCH --time=12:00:00
+#SBATCH --signal=TERM@120
+# One log from several nodes under SLURM: `sbatch scripts/certify_slurm.sh cifar10 CHECKPOINT 0.25 OUTFILE [options]`,
+# with the arguments of code/certify.py. Submitted again, it goes on where the last job stopped.
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-.}"
+
+first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-8}" --rdzv_id="$SLURM_JOB_ID" \
+    --rdzv_backend=c10d --rdzv_endpoint="$first_node:29500" -- code/certify.py "$@"

@@ -1,0 +1,133 @@
+"""Starting certify.py: in this process, in one that a test can kill, and as the command that a user types."""
+import io
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest.mock import patch
+
+from helpers import CERTIFY, CODE, ROOT, fake_checkpoint, read_rows, without_time
+
+OPTIONS = ("--skip", 20, "--N0", 16, "--N", 64)
+PATIENCE = 240  # seconds that no wait of a test should need
+START = multiprocessing.get_context("forkserver")  # it imports PyTorch once, for all the processes to be killed
+
+
+def tiny_network(scale: float = 25.0, seed: int = 0):
+    """A network that takes microseconds, so that a run spends its time on its files; about half its images abstain."""
+    import torch
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        linear = torch.nn.Linear(48, 10)
+    linear.weight.data *= scale
+    linear.bias.data = -0.45 * linear.weight.data.sum(1)  # about 0 for a grey image: all classes appear
+    return torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), linear).eval()
+
+
+def arguments(checkpoint, out, *options, stop=240) -> tuple:
+    """The arguments of a short run; options come last, so that they win."""
+    return "cifar10", checkpoint, 0.25, out, *OPTIONS, "--max", stop, *options
+
+
+def certify(*args, network=None, patches=None) -> subprocess.CompletedProcess:
+    """Run code/certify.py as __main__ in this process. network: used instead of the checkpoint's (None: the tiny one).
+
+    network may also be "real": the checkpoint's own. patches: more things to replace, by name.
+    """
+    replace = dict(patches or {})
+    if network != "real":
+        loaded = tiny_network() if network is None else network
+        replace["runs.job.load_checkpoint"] = lambda path, dataset: (loaded, {"arch": "tiny"})
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    out, err = io.StringIO(), io.StringIO()
+    with ExitStack() as stack:
+        for name, value in replace.items():
+            stack.enter_context(patch(name, value))
+        stack.enter_context(patch.object(sys, "argv", ["certify.py", *map(str, args)]))
+        stack.enter_context(redirect_stdout(out))
+        stack.enter_context(redirect_stderr(err))
+        try:
+            runpy.run_path(str(CODE / "certify.py"), run_name="__main__")
+            raise AssertionError("certify.py ended without an exit status")
+        except SystemExit as end:
+            return subprocess.CompletedProcess(args, end.code, out.getvalue(), err.getvalue())
+        finally:
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+
+
+def _child(args: tuple, errors: str, network, file_size: int | None) -> None:
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    result = certify(*args, network=network)
+    Path(errors).write_text(result.stderr)
+    sys.exit(result.returncode)
+
+
+def start(*args, errors=os.devnull, network=None, file_size=None) -> multiprocessing.Process:
+    """Run certify() in a process of its own; its stderr lies in the file `errors` once it has ended by itself."""
+    START.set_forkserver_preload(["certify"])
+    process = START.Process(target=_child, args=(args, str(errors), network, file_size))
+    with patch.dict(os.environ, PYTHONPATH=str(CODE), OMP_NUM_THREADS="1"):
+        process.start()
+    return process
+
+
+def end(process: multiprocessing.Process) -> int:
+    """Wait for the end of a process and return its exit status."""
+    process.join(PATIENCE)
+    assert process.exitcode is not None, "a run hangs"
+    return process.exitcode
+
+
+def start_program(*args, program=(CERTIFY,)) -> subprocess.Popen:
+    """Start the command that a user types, in a session of its own, so that a test's signals stay with it."""
+    return subprocess.Popen([sys.executable, *program, *map(str, args)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def rows_in(path) -> int:
+    """How many complete rows a growing log has now."""
+    try:
+        return max(Path(path).read_bytes().count(b"\n") - 1, 0)
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_rows(path, count: int, process) -> None:
+    """Wait until a log has `count` rows; fail where its run ends before (or never gets there)."""
+    running = process.is_alive if hasattr(process, "is_alive") else lambda: process.poll() is None
+    limit = time.monotonic() + PATIENCE
+    while rows_in(path) < count:
+        assert running() and time.monotonic() < limit, f"the run ended or hangs at {rows_in(path)} rows"
+        time.sleep(0.0005)
+
+
+def without_times(path) -> list[dict[str, str]]:
+    """The rows of a log as they have to come again from the same arguments."""
+    return without_time(read_rows(path))
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Every file in a folder, to see that none has changed."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def weights_file(folder) -> Path:
+    """A file to stand for a checkpoint where the tiny network is used: only its SHA-256 counts."""
+    path = Path(folder) / "weights"
+    path.write_bytes(b"of a tiny network")
+    return path
+
+
+def confident_checkpoint(folder) -> Path:
+    """A checkpoint of a random ResNet whose logits are large enough for certificates."""
+    def sharpen(state):
+        state["1.fc.weight"] *= 30
+    return fake_checkpoint(Path(folder) / "checkpoint.pth.tar", change=sharpen)

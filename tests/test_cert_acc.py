@@ -1,0 +1,248 @@
+"""cert_acc.py: its table in every format, limits on the population, and what it refuses."""
+import csv
+import io
+import json
+import re
+import runpy
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from helpers import ROOT, assert_refused, run_program
+from scipy.stats import binomtest
+from statsmodels.stats.proportion import proportion_confint
+
+from bounds import population_limit
+
+HEADER = "idx\tlabel\tpredict\texp_cdf_00\texp_cdf_25\texp_00\texp_25\tcorrect\ttime\n"
+ODD = "a_b&c|50%#{x}$"  # what a path may hold and a table must escape
+UNLIKELY = 1e-4
+
+
+def cert_acc(*args) -> subprocess.CompletedProcess:
+    """Run cert_acc.py as __main__ in this process."""
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    out, err, path = io.StringIO(), io.StringIO(), sys.path[:]
+    with patch.object(sys, "argv", ["cert_acc.py", *map(str, args)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            runpy.run_path(str(ROOT / "cert_acc.py"), run_name="__main__")
+        except SystemExit as end:
+            return subprocess.CompletedProcess(args, end.code, out.getvalue(), err.getvalue())
+        finally:
+            sys.path[:] = path
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+    raise AssertionError("no exit status")
+
+
+def write_log(path, counts, rows=12, header=HEADER):
+    """A log with counts[0], counts[1], ... certified above 0.5 at its columns of bounds, the first of its rows each.
+
+    Its last row is wrong with bounds of 0.9, and its score 0.5 itself does not count: neither is ever certified.
+    """
+    lines = []
+    for i in range(rows - 1):
+        bounds = ["0.7" if i < count else "0.5" for count in counts]
+        lines.append("\t".join([str(20 * i), "3", "3", *bounds, "1", "0:00:01"]) + "\n")
+    lines.append("\t".join([str(20 * rows), "4", "3", *["0.9"] * len(counts), "0", "0:00:01"]) + "\n")
+    path.write_text(header + "".join(lines))
+    return path
+
+
+def write_record(log, **settings):
+    """The record of a log, with these settings."""
+    log.with_name(log.name + ".json").write_text(json.dumps({"settings": settings, "starts": [{}]}))
+
+
+def cells_of(text: str, style: str) -> list[list[str]]:
+    """A table parsed by a reader of its format: the header and the rows."""
+    if style == "csv":
+        return list(csv.reader(io.StringIO(text)))
+    if style == "text":
+        return [re.split(r"  +", line) for line in text.splitlines()]
+    if style == "markdown":
+        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines()]
+        assert re.fullmatch(r"( *:?-+:? *)+", "".join(lines[1])) and len(lines[1]) == len(lines[0])
+        return [[cell.strip().replace(r"\|", "|") for cell in line] for line in (lines[0], *lines[2:])]
+    body = re.fullmatch(r"\\begin{tabular}{([lrc]+)}\n(.*)\\end{tabular}\n", text, re.S)
+    lines = [line for line in body[2].splitlines() if line != r"\hline"]
+    assert all(line.endswith(r" \\") for line in lines)
+    rows = [re.split(r"(?<!\\)&", line.removesuffix(r" \\")) for line in lines]
+    assert {len(row) for row in rows} == {len(body[1])}
+    return [[re.sub(r"\\([&%$#_{}])", r"\1", cell.strip()) for cell in row] for row in rows]
+
+
+def plain_numbers(output: str) -> list[str]:
+    return re.findall(r"^Certified accuracy \((?:using|without) cdf bound\) at radius \d\.\d\d = (\d\.\d{6})$", output,
+                      re.M)
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """Two logs: at R = 0, 0.25 the first certifies 9 and 5 of 12 with the CDF, 4 and 2 without."""
+    return [write_log(tmp_path / ODD, (9, 5, 4, 2)), write_log(tmp_path / "second", (11, 1, 10, 0))]
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+def test_plain_output(logs):
+    """The numbers of the plain call, counted by hand: a wrong row and a bound of exactly the score do not count."""
+    result = cert_acc(logs[0], 0.5)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert plain_numbers(result.stdout) == ["0.750000", "0.416667", "0.333333", "0.166667"]
+    assert result.stdout.startswith("Expected score threshold = 0.500000\n\n\n")
+    assert plain_numbers(cert_acc(logs[0], 0.7).stdout) == ["0.000000"] * 4
+    assert plain_numbers(cert_acc(logs[0], -0.1).stdout) == ["0.916667"] * 4
+
+
+@pytest.mark.parametrize("style", ["text", "markdown", "latex", "csv"])
+def test_table_of_several_logs(style, logs):
+    """Every format holds the numbers of the plain output, whatever is in a path."""
+    result = cert_acc(*logs, 0.5, "--format", style)
+    assert (result.returncode, result.stderr) == (0, "")
+    header, *rows = cells_of(result.stdout, style)
+    assert header[-2:] == ["R = 0.00", "R = 0.25"] and len(rows) == 4
+    assert [row[0] for row in rows] == [str(log) for log in logs for _ in range(2)]
+    assert [row[1] for row in rows] == ["using cdf bound", "without cdf bound"] * 2
+    assert [row[2:] for row in rows] == [["0.7500", "0.4167"], ["0.3333", "0.1667"],
+                                         ["0.9167", "0.0833"], ["0.8333", "0.0000"]]
+    plain = [float(number) for log in logs for number in plain_numbers(cert_acc(log, 0.5).stdout)]
+    assert [float(cell) for row in rows for cell in row[2:]] == pytest.approx(plain, abs=0.5e-4 + 1e-6)
+
+
+def test_table_is_text_where_there_are_several(logs):
+    assert cert_acc(*logs, 0.5).stdout == cert_acc(*logs, 0.5, "--format", "text").stdout
+
+
+def test_table_of_different_radii(logs, tmp_path):
+    """A radius that a log has no column of stays empty; none is taken for another."""
+    other = write_log(tmp_path / "other", (6, 3, 2, 1), header=HEADER.replace("25", "50"))
+    _, *rows = cells_of(cert_acc(logs[1], other, 0.5, "--format", "csv").stdout, "csv")
+    assert [row[2:] for row in rows] == [["0.9167", "0.0833", ""], ["0.8333", "0.0000", ""],
+                                         ["0.5000", "", "0.2500"], ["0.1667", "", "0.0833"]]
+
+
+# --- the population -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("confidence", [0.5, 0.99, 0.999999])
+def test_limits_against_statsmodels(confidence, tmp_path):
+    """statsmodels gives two-sided intervals, with 1 - confidence on each side; alpha comes from the record."""
+    log = write_log(tmp_path / "log", (280, 150, 3, 0), rows=300)
+    write_record(log, alpha=0.015)
+    result = cert_acc(log, 0.5, "--confidence", confidence, "--format", "csv")
+    rows = {row[1]: row[2:] for row in cells_of(result.stdout, "csv")}
+    printed = rows["using cdf bound, population"] + rows["without cdf bound, population"]
+    for cell, count in zip(printed, (280, 150, 3, 0), strict=True):
+        expected = proportion_confint(count, 300, alpha=2 * (1 - confidence), method="beta")[0] - 0.015
+        assert max(expected, 0) - 1.0001e-4 < float(cell) <= max(expected, 0)  # cut off, never rounded up
+    assert rows["using cdf bound"] == ["0.9333", "0.5000"]
+
+
+@pytest.mark.parametrize("n, p, alpha, confidence", [
+    (500, 0.61, 0.001, 0.99), (500, 0.61, 0.1, 0.6), (60, 0.9, 0.03, 0.9), (1000, 0.02, 0.015, 0.95)])
+def test_coverage_of_the_population_limit(n, p, alpha, confidence):
+    """In the worst case a fraction alpha of all images is certified wrongly: P(T) = P(Z) - alpha. The limit on P(T) is
+
+    too high in at most 1 - confidence of all samples, and not in far fewer: it is the limit, not just any low number.
+    """
+    trials = 200_000
+    counts = np.random.default_rng(20).binomial(n, p, trials)
+    wrong = int((population_limit(counts, n, confidence, alpha) > p - alpha).sum())
+    assert binomtest(wrong, trials, 1 - confidence, alternative="greater").pvalue > UNLIKELY
+    assert binomtest(wrong, trials, (1 - confidence) / 4, alternative="less").pvalue > UNLIKELY
+
+
+def test_a_limit_never_falls_below_zero_or_above_the_fraction():
+    limits = population_limit(np.arange(101), 100, 0.9, 0.01)
+    assert limits[0] == 0 and (limits >= 0).all() and (limits <= np.arange(101) / 100).all()
+    assert (np.diff(limits) >= 0).all() and limits[100] == pytest.approx(0.1 ** 0.01 - 0.01)  # p^100 = 0.1
+
+
+def test_alpha_from_the_option(logs):
+    """A published log has no record: alpha is asked for, and the option and a record's own give the same."""
+    assert_refused(cert_acc(logs[0], 0.5, "--confidence", 0.9), str(logs[0]), "--alpha")
+    given = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--alpha", 0.02, "--format", "csv")
+    write_record(logs[0], alpha=0.02)
+    recorded = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--format", "csv")
+    assert given.returncode == 0 and given.stdout == recorded.stdout
+    limit = proportion_confint(9, 12, alpha=0.2, method="beta")[0] - 0.02
+    assert float(cells_of(given.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
+
+
+def test_alpha_is_each_logs_own(logs):
+    """Of several logs the one without a record is named."""
+    write_record(logs[0], alpha=0.02)
+    assert_refused(cert_acc(*logs, 0.5, "--confidence", 0.9), str(logs[1]), "--alpha")
+    write_record(logs[1], alpha="0.02")
+    assert_refused(cert_acc(*logs, 0.5, "--confidence", 0.9), str(logs[1]), "--alpha")
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("args, word", [
+    (("nan",), "SCORE"), (("inf",), "SCORE"), ((0.5, "--confidence", 0), "--confidence"),
+    ((0.5, "--confidence", 1), "--confidence"), ((0.5, "--confidence", "nan"), "--confidence"),
+    ((0.5, "--confidence", 0.9, "--alpha", 1), "--alpha"), ((0.5, "--confidence", 0.9, "--alpha", "nan"), "--alpha")])
+def test_numbers_without_meaning(args, word, logs):
+    """NaN above all: every comparison with it is false, so that it would look like an accuracy of 0."""
+    result = cert_acc(logs[0], *args)
+    assert_refused(result, word)
+    assert result.stdout == ""
+
+
+def test_torn_last_line(logs):
+    """A torn line is left out and reported; the numbers are those of the complete rows."""
+    whole = cert_acc(logs[0], 0.5)
+    with open(logs[0], "a") as file:
+        file.write("400\t3\t3\t0.9\t0.9\t0.9\t0.9\t1\t0:00:01")
+    torn = cert_acc(logs[0], 0.5)
+    assert (torn.returncode, torn.stdout) == (0, whole.stdout)
+    line, = torn.stderr.splitlines()
+    assert str(logs[0]) in line and "torn" in line
+
+
+@pytest.mark.parametrize("text", ["", HEADER, HEADER + "0\t3"])
+def test_empty_log(text, tmp_path, logs):
+    """An error, not a division by zero, also where it is one log of several."""
+    (tmp_path / "empty").write_text(text)
+    assert_refused(cert_acc(tmp_path / "empty", 0.5), "empty", "no complete row")
+    assert_refused(cert_acc(logs[0], tmp_path / "empty", 0.5), "empty", "no complete row")
+
+
+def test_carriage_returns(logs):
+    before = cert_acc(logs[0], 0.5)
+    logs[0].write_bytes(logs[0].read_bytes().replace(b"\n", b"\r\n"))
+    after = cert_acc(logs[0], 0.5)
+    assert (after.returncode, after.stdout, after.stderr) == (0, before.stdout, "")
+
+
+def test_the_range_of_the_recorded_measure(logs):
+    """A negative bound is none of pred_score; only the record says which measure it was."""
+    text = logs[0].read_text().replace("\t0.5\t1\t", "\t-0.5\t1\t", 1)
+    logs[0].write_text(text)
+    assert cert_acc(logs[0], 0.5).returncode == 0
+    write_record(logs[0], confidence_measure="margin", alpha=0.001)
+    assert cert_acc(logs[0], 0.5).returncode == 0
+    write_record(logs[0], confidence_measure="pred_score", alpha=0.001)
+    assert_refused(cert_acc(logs[0], 0.5), f"{logs[0]}:", "-0.5", "range")
+
+
+def test_files_that_are_no_log(tmp_path, logs):
+    """As the user runs it, in a process of its own."""
+    assert_refused(cert_acc(tmp_path / "missing", 0.5), "missing")
+    assert_refused(cert_acc(tmp_path, 0.5), str(tmp_path))
+    logs[0].with_name(ODD + ".json").write_text("[1")
+    assert_refused(run_program("cert_acc.py", logs[0], "0.5"), ODD + ".json")
+
+
+def test_no_torch(logs):
+    """Reading a log must not take the seconds that PyTorch takes to import, and needs no PyTorch."""
+    code = ("import runpy, sys; sys.argv = ['cert_acc.py', *sys.argv[1:]]\n"
+            "try: runpy.run_path('cert_acc.py', run_name='__main__')\n"
+            "except SystemExit as end: print('exit', end.code, 'bounds' in sys.modules, 'torch' in sys.modules)")
+    result = run_program("-c", code, *logs, "0.5", "--confidence", "0.9", "--alpha", "0.001")
+    assert result.stdout.splitlines()[-1] == "exit 0 True False", result.stderr

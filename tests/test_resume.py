@@ -1,0 +1,265 @@
+"""Repeating a command: what is missing is added, what is there stays, and no row depends on where a run stopped."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from certify_runs import (
+    arguments,
+    certify,
+    confident_checkpoint,
+    contents,
+    rows_in,
+    tiny_network,
+    weights_file,
+    without_times,
+)
+from helpers import assert_refused, read_rows
+
+from runs.scores import scores_dtype
+
+BOTH = ("--confidence_measure", "pred_score", "margin")
+RECORD_SIZE = scores_dtype(64).itemsize
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return weights_file(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, weights):
+    """An uninterrupted run with saved scores, to compare with. It holds certified rows, wrong ones and abstentions."""
+    out = tmp_path_factory.mktemp("whole") / "log"
+    result = certify(*arguments(weights, out, "--save_scores"))
+    assert result.returncode == 0, result.stderr
+    rows = read_rows(out)
+    assert len(rows) == 12 and {row["correct"] for row in rows} == {"0", "1"} and "-1" in {r["predict"] for r in rows}
+    return out
+
+
+@pytest.fixture
+def log(whole, tmp_path):
+    """A copy of the finished run, to be disturbed."""
+    return shutil.copytree(whole.parent, tmp_path / "run") / "log"
+
+
+def scores_of(log):
+    return log.with_name(log.name + ".scores")
+
+
+def record_of(log):
+    return log.with_name(log.name + ".json")
+
+
+def assert_same_run(log, whole):
+    """Same rows in the same order but for `time`, and the same saved scores."""
+    assert without_times(log) == without_times(whole)
+    assert scores_of(log).read_bytes() == scores_of(whole).read_bytes()
+
+
+# --- same arguments, same rows --------------------------------------------------------------------------------------
+
+def test_same_arguments_same_rows(whole, weights, tmp_path):
+    assert certify(*arguments(weights, tmp_path / "log", "--save_scores")).returncode == 0
+    assert_same_run(tmp_path / "log", whole)
+
+
+def test_same_rows_of_a_real_network(tmp_path):
+    """Convolutions, folded BatchNorm and another --batch, to the bit; and a resumed run."""
+    checkpoint = confident_checkpoint(tmp_path)
+    for name, stop, options in (("a", 80, ()), ("b", 40, ("--batch", 32)), ("b", 80, ())):
+        result = certify(*arguments(checkpoint, tmp_path / name, *options, stop=stop), network="real")
+        assert result.returncode == 0, result.stderr
+    assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
+    assert any(float(row["exp_cdf_50"]) > 0 for row in read_rows(tmp_path / "a"))
+
+
+def test_another_seed_gives_other_rows(whole, weights, tmp_path):
+    """So that equal rows mean something."""
+    assert certify(*arguments(weights, tmp_path / "log", "--seed", 1)).returncode == 0
+    assert without_times(tmp_path / "log") != without_times(whole)
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+def test_a_finished_log_is_left_as_it_is(log, weights):
+    """Byte for byte, its record and its scores too, with a message."""
+    before = contents(log.parent)
+    result = certify(*arguments(weights, log, "--save_scores"))
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr.splitlines() == [f"{log}: complete; nothing to do"]
+    assert contents(log.parent) == before
+
+
+@pytest.mark.parametrize("where", [0, 1, 100, "header", "header+1", "row 1", "row 1-1", "row 1+1", "row 11", "row 12-1"])
+def test_any_torn_last_line(where, log, weights, whole):
+    """A crash may leave a log cut at any byte: what is torn is cut off and done again."""
+    data = log.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+    name, _, offset = str(where).partition("+") if "+" in str(where) else str(where).partition("-")
+    at = ends[int(name.removeprefix("row "))] if name.startswith("row") else ends[0] if name == "header" else where
+    at += int(offset or 0) * (1 if "+" in str(where) else -1)
+    log.write_bytes(data[:at])
+    result = certify(*arguments(weights, log, "--save_scores"))
+    assert result.returncode == 0, result.stderr
+    assert_same_run(log, whole)
+    kept = data[:max([end for end in ends if end <= at], default=0)]
+    assert log.read_bytes().startswith(kept), "complete rows are kept, their times too"
+
+
+@pytest.mark.parametrize("size", [0, 5, RECORD_SIZE - 1, RECORD_SIZE, 7 * RECORD_SIZE + 3, 12 * RECORD_SIZE - 1])
+def test_any_torn_scores(size, log, weights, whole):
+    """The log and its scores go on at the shorter of the two."""
+    scores_of(log).write_bytes(scores_of(log).read_bytes()[:size])
+    assert certify(*arguments(weights, log, "--save_scores")).returncode == 0
+    assert_same_run(log, whole)
+
+
+def test_scores_longer_than_the_log(log, weights, whole):
+    """Scores are written before their row; what a crash leaves in between is redone."""
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:6]))
+    assert certify(*arguments(weights, log, "--save_scores")).returncode == 0
+    assert_same_run(log, whole)
+
+
+def test_every_start_is_recorded(log, weights):
+    """With the arguments as typed, a time, and no other start lost."""
+    certify(*arguments(weights, log, "--save_scores", stop=260))
+    record = json.loads(record_of(log).read_text())
+    assert [start["arguments"]["max"] for start in record["starts"]] == [240, 260]
+    assert {start["arguments"]["base_classifier"] for start in record["starts"]} == {str(weights)}
+    assert record["settings"]["sigma"] == 0.25 and "max" not in record["settings"]
+
+
+@pytest.mark.parametrize("lengths", [(3, 9), (9, 3), (0, 12), (12, 0)])
+def test_two_logs_of_one_pass(lengths, weights, tmp_path):
+    """Both resume at the shorter, and the rows that the longer has already stay as they are."""
+    uninterrupted, out = tmp_path / "whole-{confidence_measure}", tmp_path / "log-{confidence_measure}"
+    assert certify(*arguments(weights, uninterrupted, *BOTH)).returncode == 0
+    assert certify(*arguments(weights, out, *BOTH)).returncode == 0
+    kept = {}
+    for measure, rows in zip(BOTH[1:], lengths, strict=True):
+        path = tmp_path / f"log-{measure}"
+        kept[measure] = b"".join(path.read_bytes().splitlines(keepends=True)[:1 + rows])
+        path.write_bytes(kept[measure])
+    result = certify(*arguments(weights, out, *BOTH))
+    assert result.returncode == 0 and f"/{12 - min(lengths)} " in result.stderr
+    for measure in BOTH[1:]:
+        assert without_times(tmp_path / f"log-{measure}") == without_times(tmp_path / f"whole-{measure}")
+        assert (tmp_path / f"log-{measure}").read_bytes().startswith(kept[measure])
+    assert without_times(tmp_path / "log-margin") != without_times(tmp_path / "log-pred_score")
+
+
+# --- what is not gone on with ---------------------------------------------------------------------------------------
+
+def test_a_log_without_its_record(log, weights):
+    """A published log, say: never added to."""
+    record_of(log).unlink()
+    for stop in (240, 480):
+        before = contents(log.parent)
+        assert_refused(certify(*arguments(weights, log, "--save_scores", stop=stop)), str(log), "record", "--overwrite")
+        assert contents(log.parent) == before
+
+
+def test_missing_scores(log, weights):
+    """Scores of images that are done cannot come again."""
+    scores_of(log).unlink()
+    before = contents(log.parent)
+    assert_refused(certify(*arguments(weights, log, "--save_scores", stop=480)), str(scores_of(log)), "--overwrite")
+    assert contents(log.parent) == before
+
+
+@pytest.mark.parametrize("order", [[1, 0, *range(2, 12)], [*range(10), 11, 10]])
+def test_scores_of_other_images(order, log, weights):
+    """Scores of another run have other images, or the same in another order."""
+    records = np.frombuffer(scores_of(log).read_bytes(), scores_dtype(64))
+    scores_of(log).write_bytes(records[order].tobytes())
+    before = contents(log.parent)
+    assert_refused(certify(*arguments(weights, log, "--save_scores", stop=480)), str(scores_of(log)))
+    assert contents(log.parent) == before
+
+
+@pytest.mark.parametrize("name, damage", [("log", b"0\t3\n"), ("log.json", b"{"), ("log.scores", b"\xff" * RECORD_SIZE)])
+def test_damaged_files(name, damage, log, weights):
+    """Refused with the file's name; nothing is cut off of a file that is not understood."""
+    path = log.parent / name
+    path.write_bytes(path.read_bytes() + damage)
+    before = contents(log.parent)
+    assert_refused(certify(*arguments(weights, log, "--save_scores", stop=480)), str(log))
+    assert contents(log.parent) == before
+
+
+def test_overwrite_keeps_every_old_run(log, weights, whole):
+    """OUTFILE.bak, then OUTFILE.bak1, ..., each with its record and its scores."""
+    names = ("", ".json", ".scores")
+    for k, backup in enumerate(("log.bak", "log.bak1", "log.bak2")):
+        old = {name: (log.parent / ("log" + name)).read_bytes() for name in names}
+        result = certify(*arguments(weights, log, "--save_scores", "--overwrite", "--seed", k))
+        assert result.returncode == 0 and str(log.with_name(backup)) in result.stderr.splitlines()[0]
+        assert old == {name: (log.parent / (backup + name)).read_bytes() for name in names}
+        assert len(json.loads(record_of(log).read_text())["starts"]) == 1
+    assert (log.parent / "log.bak1").read_bytes() != (log.parent / "log.bak2").read_bytes()
+    assert_same_run(log.with_name("log.bak1"), whole)
+
+
+def test_overwrite_where_nothing_is(weights, tmp_path):
+    """No empty backup is made of a log that was not there."""
+    assert certify(*arguments(weights, tmp_path / "log", "--overwrite", stop=40)).returncode == 0
+    assert sorted(contents(tmp_path)) == ["log", "log.json"]
+
+
+# --- images without finite scores -----------------------------------------------------------------------------------
+
+class Blinding:
+    """A network whose scores are NaN for bright images, until it is repaired. It counts the images it sees."""
+
+    def __init__(self):
+        import torch
+
+        class Network(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner, self.brightest, self.seen = tiny_network(), 0.55, set()
+
+            def forward(self, x):
+                brightness = x.mean((1, 2, 3))
+                return torch.where(brightness[:, None] > self.brightest, torch.nan, self.inner(x))
+
+        self.network = Network()
+
+
+def images_done(monkeypatch):
+    """The list that every index certified from now on is added to."""
+    import core
+    seen, real = [], core.Smooth.certify
+    monkeypatch.setattr(core.Smooth, "certify", lambda *args, **kw: seen.append(kw["index"]) or real(*args, **kw))
+    return seen
+
+
+@pytest.mark.parametrize("options", [(), ("--save_scores",)])
+def test_only_images_without_finite_scores_are_tried_again(options, weights, tmp_path, monkeypatch):
+    """They get no row and exit status 1, and a repeat tries these alone, until they have one."""
+    network = Blinding().network
+    run = arguments(weights, tmp_path / "log", *options)
+    seen = images_done(monkeypatch)
+    first = certify(*run, network=network)
+    assert first.returncode == 1 and "Traceback" not in first.stderr and seen == list(range(0, 240, 20))
+    written = [int(row["idx"]) for row in read_rows(tmp_path / "log")]
+    failed = sorted(set(seen) - set(written))
+    assert 0 < len(failed) < 12 and failed != list(range(failed[0], 240, 20))
+    assert ", ".join(map(str, failed)) in first.stderr.splitlines()[-1]
+    before = (tmp_path / "log").read_bytes()
+
+    seen.clear()
+    assert certify(*run, network=network).returncode == 1
+    assert seen == failed and (tmp_path / "log").read_bytes() == before
+
+    seen.clear()
+    network.brightest = 2.0
+    last = certify(*run, network=network)
+    assert last.returncode == 0 and seen == failed, last.stderr
+    assert [int(row["idx"]) for row in read_rows(tmp_path / "log")] == written + failed
+    assert certify(*arguments(weights, tmp_path / "whole", *options), network=network).returncode == 0
+    assert sorted(without_times(tmp_path / "log"), key=lambda row: int(row["idx"])) == without_times(tmp_path / "whole")
+    assert certify(*run, network=network).stderr.endswith("complete; nothing to do\n") and rows_in(tmp_path / "log") == 12

@@ -1,0 +1,309 @@
+"""code/sampler.py: the noise, sample by sample, and what becomes of the base classifier."""
+import copy
+import math
+import random
+
+import pytest
+import torch
+from helpers import DEMO_CHECKPOINT, random_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+from torch import nn
+
+from architectures import load_checkpoint
+from errors import InputError
+from sampler import (
+    BLOCK,
+    ESTIMATION,
+    INDICES,
+    SEEDS,
+    SELECTION,
+    Sampler,
+    choose_device,
+    forward_size,
+    retry_with_smaller_batch,
+    stream_seed,
+)
+
+CPU, SIGMA, KEY = torch.device("cpu"), 0.25, (7, 40, ESTIMATION)
+IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+class Spy(nn.Module):
+    """Keeps every batch it is given; its `if` depends on the data, which torch.fx cannot trace."""
+
+    received = []
+
+    def forward(self, x):
+        if x.numel() >= 0:
+            Spy.received.append(x.clone())
+        return x.flatten(1)[:, :10] if bool((x.sum() <= math.inf).item()) else x
+
+
+def sampler(network, precision="fp32", sigma=SIGMA):
+    return Sampler(network, sigma, CPU, precision, False)
+
+
+def softmax(network, x=IMAGE, count=100, batch=1000, key=KEY, precision="fp32"):
+    """The softmax of all samples, [count, classes]."""
+    return torch.cat([part.clone() for part in sampler(network, precision).softmax(x, count, batch, key)])
+
+
+def noisy_images(x=IMAGE, count=100, batch=1000, key=KEY, precision="fp32", sigma=SIGMA):
+    """What a base classifier is given: the first `count` noisy images."""
+    Spy.received = []
+    for _ in sampler(Spy(), precision, sigma).softmax(x, count, batch, key):
+        pass
+    return torch.cat(Spy.received)[:count]
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("batch", [1000, 64, 63, 40, 32, 31, 7, 1])
+def test_same_samples_for_every_batch(batch):
+    """Sample k is that of the stream written out: blocks of 32 samples of (H, W, C) noise, times sigma, plus x."""
+    generator = torch.Generator().manual_seed(stream_seed(*KEY))
+    noise = torch.cat([torch.empty(BLOCK, 8, 8, 3).normal_(generator=generator) for _ in range(5)])
+    expected = (noise * SIGMA + IMAGE.permute(1, 2, 0)).permute(0, 3, 1, 2)
+    assert torch.equal(noisy_images(count=150, batch=batch), expected[:150])
+
+
+def test_same_softmax_for_every_batch():
+    """A pass computes each sample by itself, so other passes change float rounding at most."""
+    network, x = random_network(), torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    first = softmax(network, x)
+    assert first.shape == (100, 10)
+    for batch in (64, 40, 7, 1):
+        torch.testing.assert_close(softmax(network, x, batch=batch), first, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("other", [(8, 40, ESTIMATION), (7, 41, ESTIMATION), (7, 40, SELECTION)])
+def test_streams_differ(other):
+    """Another seed, index or stage: no noise in common, and no correlation (5 standard errors)."""
+    one, two = ((noisy_images(key=key) - IMAGE) / SIGMA for key in (KEY, other))
+    assert not torch.isclose(one, two).all(1).all(1).all(1).any()
+    assert abs((one * two).mean()) < 5 / math.sqrt(one.numel())
+
+
+@given(st.integers(0, SEEDS - 1), st.integers(0, INDICES - 1), st.sampled_from([SELECTION, ESTIMATION]))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_stream_seed_is_injective(seed, index, stage):
+    """The three numbers can be read back from its 32 bits, so no two triples share a stream."""
+    value = stream_seed(seed, index, stage)
+    assert 0 <= value < 2 ** 32
+    assert (value >> 22, value >> 1 & 0x1FFFFF, value & 1) == (seed, index, stage)
+
+
+def test_stream_seed_domain():
+    """2^10 seeds, 2^21 indices (ImageNet's training set has 1,281,167 images) and two stages fill 32 bits."""
+    assert stream_seed(0, 0, SELECTION) == 0
+    assert stream_seed(SEEDS - 1, INDICES - 1, ESTIMATION) == 2 ** 32 - 1
+    for bad in ((-1, 0, 0), (SEEDS, 0, 0), (0, -1, 0), (0, INDICES, 0), (0, 0, 2), (0, 0, -1)):
+        with pytest.raises(ValueError, match="need 0 <= seed"):
+            stream_seed(*bad)
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_noise_is_float32_at_every_precision(precision):
+    """The sum is made in float32 and cast afterwards: the cast belongs to the base classifier."""
+    full = noisy_images()
+    low = noisy_images(precision=precision)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert full.dtype == torch.float32 and low.dtype == dtype
+    assert torch.equal(low, full.to(dtype))
+    noise = (full - IMAGE) / SIGMA
+    assert (noise.to(dtype).float() != noise).float().mean() > 0.9  # it does not come from the lower precision
+    assert len(full.unique()) > 0.9 * full.numel()
+
+
+def test_double_images_are_cast_first():
+    """An image of another dtype becomes float32, and then gets the same noise."""
+    assert torch.equal(noisy_images(x=IMAGE.double()), noisy_images())
+
+
+def test_moments_of_the_noise():
+    """N(0, sigma^2): mean, variance and distribution; no correlation of neighbouring pixels, channels or samples.
+
+    With M values the mean has standard error 1 / sqrt(M), the variance sqrt(2 / M), a correlation 1 / sqrt(M).
+    """
+    noise = (noisy_images(count=2000, sigma=0.5) - IMAGE).double() / 0.5
+    error = 1 / math.sqrt(noise.numel())
+    assert abs(noise.mean()) < 4 * error
+    assert abs(noise.square().mean() - 1) < 4 * math.sqrt(2) * error
+    for one, two in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1]), (noise[..., 1:], noise[..., :-1])):
+        assert abs((one * two).mean()) < 5 * error
+    assert kstest(noise.flatten()[::4].numpy(), "norm").pvalue > 1e-4
+
+
+# --- base classifiers -------------------------------------------------------------------------------------------------
+
+def plain_softmax(network, x, count=20):
+    """Eager float32 forward passes of the untouched network, on the noise of KEY."""
+    with torch.inference_mode():
+        return network(noisy_images(x, count)).softmax(1)
+
+
+@pytest.mark.parametrize("network, pixels, count", [
+    (lambda: load_checkpoint(str(DEMO_CHECKPOINT), "cifar10")[0], 32, 20), (random_network, 32, 20),
+    (lambda: random_network("cifar_resnet110"), 32, 8), (lambda: random_network("resnet50", "imagenet"), 64, 4)],
+    ids=["trained", "resnet20", "resnet110", "resnet50"])
+def test_folded_network_is_the_network(network, pixels, count):
+    """BatchNorm is gone, and the softmax the same to 1e-4, although normalisation comes before the zero padding."""
+    network, x = network(), torch.rand(3, pixels, pixels, generator=torch.Generator().manual_seed(1))
+    ours = sampler(network)
+    scores = next(ours.softmax(x, count, count, KEY)).clone()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in ours._network.modules())
+    torch.testing.assert_close(scores, plain_softmax(network, x, count)[:len(scores)], rtol=0, atol=1e-4)
+
+
+class Untraceable(nn.Module):
+    """A branch that depends on the data, and a BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        features = self.norm(self.conv(x)).mean((2, 3))
+        return features if x.mean() > 0.5 else -features
+
+
+class SharedConvolution(nn.Module):
+    """One convolution used twice, before two BatchNorms: into neither can it be folded alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        nn.init.uniform_(self.first.weight, 2, 3)
+        nn.init.uniform_(self.second.bias, 2, 3)
+
+    def forward(self, x):
+        return self.second(self.conv(self.first(self.conv(x)))).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Untraceable, SharedConvolution])
+def test_other_modules_work_as_they_are(kind):
+    """Any torch module is a valid base classifier, whatever torch.fx makes of it."""
+    network = kind().eval()
+    for batch in (64, 1):
+        ours = softmax(network, count=20, batch=batch)
+        expected = plain_softmax(network, IMAGE) if batch == 64 else torch.cat(
+            [network(image[None]).detach().softmax(1) for image in noisy_images(count=20)])
+        torch.testing.assert_close(ours, expected[:20], rtol=0, atol=1e-5)
+
+
+class Randomised(nn.Module):
+    """Logits times what a Python function draws: torch.fx would keep the draw of its one trace for ever."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, x):
+        return x.flatten(1)[:, :2] * 0 + self.draw() * torch.tensor([0.0, 1.0])
+
+
+def coin():
+    """0.0 or 4.0, each half of the time."""
+    return 4.0 * random.randint(0, 1)
+
+
+@pytest.mark.parametrize("draw, seed", [(random.random, 0), (lambda: torch.rand(()), 0)]
+                         + [(coin, seed) for seed in range(6)])
+def test_randomness_is_not_baked_in(draw, seed):
+    """A base classifier that draws afresh at each pass: 64 passes of one sample do not all give the same."""
+    random.seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        scores = softmax(Randomised(draw), count=64, batch=1)[:, 1]
+    assert len(scores.unique()) > 1  # the coin alone gives this by chance with probability 2^-63
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_callers_module_is_unchanged(precision):
+    """Its weights, their type and layout, its mode and its gradients' flags; it was in training mode here."""
+    network = random_network().train()
+    before = copy.deepcopy(network.state_dict())
+    strides = [parameter.stride() for parameter in network.parameters()]
+    softmax(network, torch.rand(3, 32, 32), count=10, precision=precision)
+    assert all(module.training for module in network.modules())
+    assert network.state_dict().keys() == before.keys()
+    for name, value in network.state_dict().items():
+        assert value.dtype == before[name].dtype and torch.equal(value, before[name])
+    assert strides == [parameter.stride() for parameter in network.parameters()]
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_modules_of_another_type(dtype):
+    """A base classifier with weights in another precision runs in the precision asked for."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).to(dtype)
+    expected = plain_softmax(copy.deepcopy(network).float(), IMAGE)
+    torch.testing.assert_close(softmax(network, count=20), expected, rtol=0, atol=1e-5)
+
+
+class Logits(nn.Module):
+    """The same logits for every image: 0 and 3."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :2] * 0 + torch.tensor([0.0, 3.0], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_softmax_in_float32(precision):
+    """0 and 3 are exact in every precision: 1 / (1 + e^3) to 1e-7, which bf16 would miss by 1e-4."""
+    scores = softmax(Logits(), precision=precision)
+    assert scores.dtype == torch.float32
+    assert scores[:, 0].tolist() == pytest.approx([1 / (1 + math.exp(3))] * 100, abs=1e-7)
+
+
+# --- sizes and devices ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("device, pixels, batch, expected", [
+    ("cpu", 32, 1000, 64), ("cpu", 32, 64, 64), ("cpu", 32, 63, 32), ("cpu", 32, 40, 32), ("cpu", 32, 31, 16),
+    ("cpu", 32, 7, 4), ("cpu", 32, 1, 1), ("cpu", 224, 1000, 8), ("cpu", 224, 5, 4), ("cuda", 32, 1000, 992),
+    ("cuda", 224, 400, 384), ("cuda", 224, 31, 16)])
+def test_forward_size(device, pixels, batch, expected):
+    """At most --batch, and whole blocks of 32 or an even part of one; on a CPU at most 64 small images or 8 large."""
+    assert forward_size(device, pixels, pixels, batch) == expected
+
+
+def test_retry_after_out_of_memory(capsys):
+    """The batch is halved, with a line each time, until the work fits; at 1 the error stands."""
+    tried = []
+
+    def work(batch):
+        tried.append(batch)
+        if batch > 25:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return f"done with {batch}"
+
+    assert retry_with_smaller_batch(work, 100) == "done with 25"
+    assert tried == [100, 50, 25]
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["50", "25"]
+
+    def hopeless(batch):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        retry_with_smaller_batch(hopeless, 4)
+
+
+def test_other_errors_are_not_retried():
+    """Only memory is a reason for another batch."""
+    def work(batch):
+        raise RuntimeError("not about memory")
+
+    with pytest.raises(RuntimeError, match="not about memory"):
+        retry_with_smaller_batch(work, 4)
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", "", "cpu:x"])
+def test_devices_that_are_not_there(name):
+    """One line, whatever PyTorch says; and the CPU is always there."""
+    with pytest.raises(InputError, match="is not to be had here"):
+        choose_device(name)
+    assert choose_device("cpu") == CPU
