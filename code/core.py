@@ -1,5 +1,6 @@
 """`Smooth`: the smoothed classifier. Selection of a class, sampling of its scores, and the certificate."""
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from sampler import ESTIMATION, SELECTION, Sampler, choose_device, retry_with_sm
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
+_cached_rule = lru_cache(Rule)  # its band and weights are the same for every image
 
 
 class NonFiniteScores(ArithmeticError):
@@ -63,7 +65,7 @@ class Smooth:
         """
         if n0 < 1 or batch_size < 1:
             raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
-        rules = [Rule(measure, n, alpha, self.sigma, bound, tuple(radii), kept_ranks, eta)
+        rules = [_cached_rule(measure, n, alpha, self.sigma, bound, tuple(radii), kept_ranks, eta)
                  for measure in self.measures]
         bands = [rule.band for rule in rules]  # also refuses a bad n, alpha or bound before any sampling
 
