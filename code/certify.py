@@ -1,9 +1,8 @@
 """Certify the confidence of a smoothed classifier, image by image.
 
-    python code/certify.py cifar10 models/cifar10/resnet20/noise_0.25/checkpoint.pth.tar 0.25 OUTFILE --skip 20
-    python code/certify.py cifar10 CHECKPOINT 0.25 'log_files/{confidence_measure}/noise_0.25' \
-        --confidence_measure pred_score margin --save_scores
-    IMAGENET_DIR=... torchrun --nproc_per_node=8 -- code/certify.py imagenet CHECKPOINT 0.5 OUTFILE --skip 100 --batch 400
+    python code/certify.py cifar10 CHECKPOINT 0.25 OUTFILE --skip 20
+    python code/certify.py cifar10 CHECKPOINT 0.25 'log_{confidence_measure}' --confidence_measure pred_score margin
+    IMAGENET_DIR=... torchrun --nproc_per_node=8 -- code/certify.py imagenet CHECKPOINT 0.5 OUTFILE --batch 400
 
 OUTFILE gets one row an image (its columns: runs/log.py), OUTFILE.json the settings of the run. Repeating a command
 goes on where it stopped. cert_acc.py turns the log into certified accuracy.
