@@ -69,9 +69,11 @@ def draw_radius(folder: Path):
                 steps = np.unique([0.0, *radii])
                 accuracy = 1 - np.searchsorted(radii, steps, side="right") / len(radii)
                 axes.plot(steps, accuracy, line, color=colour, drawstyle="steps-post", label=name)
-            axes.set(title=f"{measure} above {score:g}, sigma {sigma}, N = {n}", xlim=(0, None), ylim=(0, None),
+            axes.set(title=f"{measure} above {score:g}, sigma {sigma}, N = {n}",
                      xlabel="radius (L2 distance, pixels in [0, 1])", ylabel="certified accuracy (fraction)")
             axes.grid(color="0.9")
+            axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)  # shared; after all panels are drawn, so that it fits them all
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -88,8 +90,9 @@ def draw_samples(path: Path):
             accuracy = certified.groupby(rows.N).mean()
             axes.plot(accuracy.index, accuracy, "o-", markersize=4, color=colour, label=name)
         axes.set(title=f"{measure} above {score:g}, R = 0.5, {table.idx.nunique()} images", xscale="log",
-                 ylim=(0, None), xlabel="number of samples N", ylabel="certified accuracy (fraction)")
+                 xlabel="number of samples N", ylabel="certified accuracy (fraction)")
         axes.grid(color="0.9")
+    axes.set_ylim(bottom=0)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 

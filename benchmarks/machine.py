@@ -21,12 +21,12 @@ PEAK_SECONDS = 0.1  # for which each of them runs
 
 def describe(device: torch.device) -> str:
     """What a reader must know of the machine and the call, as a list in markdown. No host name."""
-    cores = f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+    cores = f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} used"
     lines = [f"processor: {processor_name()}, {cores}, {torch.backends.cpu.get_cpu_capability()}"]
     if device.type == "cuda":
         lines += [f"GPU: {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"]
     lines += [f"Python {platform.python_version()}, PyTorch {torch.__version__}, this program at {program_version()}",
-              f"command: `python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}`".replace(" `", "`"),
+              f"command: `{shlex.join(['python', 'benchmarks/' + Path(sys.argv[0]).name, *sys.argv[1:]])}`",
               f"date: {datetime.now(UTC).date().isoformat()}"]
     return "".join(f"- {line}\n" for line in lines)
 

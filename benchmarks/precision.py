@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from machine import RESULTS, describe
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
+from machine import RESULTS, describe  # noqa: E402
+
 from architectures import load_checkpoint  # noqa: E402
 from datasets import DATASETS, open_images  # noqa: E402
 from errors import InputError, run  # noqa: E402
@@ -22,11 +22,12 @@ from runs.newfile import refuse_existing, write_new  # noqa: E402
 from runs.tables import format_table  # noqa: E402
 from sampler import ESTIMATION, PRECISIONS, Sampler, choose_device  # noqa: E402
 
-NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}. Differences are
-over the softmax of all classes of all samples; the top score is that of the class with the highest fp32 mean over an
-image's samples, and its shift is (mean at this precision) - (mean at fp32), over the images.
+NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}.
+Differences are over the softmax of all classes of all samples. The top score of an image is that of the class with the
+highest fp32 mean over its samples; its shift is (mean at this precision) - (mean at fp32), here the mean over the
+images and the largest.
 """
-HEADER = ["precision", "largest difference", "mean difference", "shift of the mean top score", "largest shift of an image",
+HEADER = ["precision", "largest difference", "mean difference", "shift of the mean top score", "largest shift",
           "images with another top class"]
 
 

@@ -1,13 +1,14 @@
 """Time this program's sampling against a plain loop, in one run and interleaved.
 
     python benchmarks/sampling.py                  (on 2 CPU cores about half an hour)
-    python benchmarks/sampling.py --quick          (a few minutes)
+    python benchmarks/sampling.py --quick          (about ten minutes, most of them compiling)
     python benchmarks/sampling.py --networks cifar_resnet110 --device cuda --repeat 9
 
-Prints markdown tables and writes them to benchmarks/results/ with a description of the machine. The networks have random
-weights: the time does not depend on them.
+Prints markdown tables and writes them to benchmarks/results/ with a description of the machine. The networks have
+random weights: the time does not depend on them.
 """
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -17,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from machine import RESULTS, convolution_peak, describe, finish, flops
-from plain_loop import plain_bounds, plain_scores
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
+from machine import RESULTS, convolution_peak, describe, finish, flops  # noqa: E402
+from plain_loop import plain_bounds, plain_scores  # noqa: E402
+
 from architectures import ARCHITECTURES, DATASET_OF, build_network  # noqa: E402
 from certificate import BOUNDS, RADII, Rule  # noqa: E402
 from core import order_statistics  # noqa: E402
@@ -36,13 +37,15 @@ TRIED_BATCHES = {"cpu": {"cifar10": (32, 64, 128, 256), "imagenet": (4, 8, 16, 3
                  "cuda": {"cifar10": (400, 1000, 2000, 4000), "imagenet": (50, 100, 200, 400)}}
 PRECISIONS_OF = {"cpu": ("fp32", "bf16", "fp16"), "cuda": tuple(PRECISIONS)}  # on a CPU, tf32 is fp32
 SIGMA, ALPHA, N = 0.25, 0.001, 100_000
-NOTES = """Each measurement draws whole passes of samples for at least {seconds:g} s, after a pass that is not timed; every
-variant is measured {repeat} times, one after the other in turn. `peak`: the fraction of {peak:.0f} GFLOP/s, the most
-that float32 3x3 convolutions reached in the same run (64 channels at 56x56, 128 at 28x28, 256 at 14x14; batches of 8 and
-16). Counted are the convolutions and linear layers of the samples, two operations for each multiply-add, and none for
-multiplications by padding zeros. Networks have random weights. `plain loop`: {baseline}.
+NOTES = """Each measurement draws whole passes of samples for about {seconds:g} s (or one pass, where that takes
+longer), after a pass that is not timed. Every variant is measured {repeat} times, one after the other in turn: median,
+and spread from the fastest to the slowest. The plain loop is float32, eager, with `x.repeat`, and copies its scores to
+the host at each batch. Networks have random weights.
+
+Peak: the fraction of {peak:.4g} GFLOP/s, the most that float32 3x3 convolutions reached in the same run (64 channels at
+56x56, 128 at 28x28, 256 at 14x14; batches of 8 and 16). Counted are convolutions and linear layers, two operations for
+each multiply-add, none for multiplications by padding zeros. GFLOP a sample: {work}.
 """
-BASELINE = "float32, eager, `x.repeat`, scores copied to the host at every batch"
 
 
 @dataclass
@@ -60,7 +63,7 @@ class Variant:
         """Warm up (and compile), and choose how many samples a measurement draws."""
         self.draw(self.unit)
         self.samples = self.unit
-        self.samples = self.unit * max(1, round(seconds / (self.measure() * self.unit / 1000)))
+        self.samples = self.unit * math.ceil(seconds / (self.measure() * self.unit / 1000))
 
     def measure(self) -> float:
         """Seconds for 1,000 samples."""
@@ -132,7 +135,7 @@ def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> t
 
 
 def network_rows(arch: str, variants: list[Variant], work: int, peak: float) -> list[list[str]]:
-    """The rows of the table."""
+    """The rows of the table; work: FLOPs of a sample, peak: FLOP/s of the machine."""
     plain = variants[0].median
     return [[arch, variant.name, str(variant.batch), f"{variant.median:.3g}",
              f"{min(variant.times):.3g} to {max(variant.times):.3g}", f"{plain / variant.median:.2f}",
@@ -165,18 +168,17 @@ def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
 
 def report(args: argparse.Namespace, device: torch.device) -> str:
     """Measure everything, and say it in markdown."""
-    rows, peaks = [], []
-    for arch in args.networks:
-        variants, work, peak = time_network(arch, args, device)
-        rows += network_rows(f"{arch} ({work / 1e9:.3g} GFLOP a sample)", variants, work, peak)
-        peaks.append(peak)
-    sampling = format_table(["network", "variant", "batch", "s for 1,000 samples: median", "spread",
-                             "times as fast as the plain loop", "peak"], rows, "markdown")
-    bounds = format_table(["bounds of one image", "s: median", "spread", "once a run, s"],
+    timed = {arch: time_network(arch, args, device) for arch in args.networks}
+    peak = max(peak for _, _, peak in timed.values())
+    rows = [row for arch, (variants, work, _) in timed.items() for row in network_rows(arch, variants, work, peak)]
+    sampling = format_table(["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"],
+                            rows, "markdown")
+    bounds = format_table(["bounds of one image", "s", "spread", "once a run, s"],
                           time_bounds(N, args.repeat, device), "markdown")
-    notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peak=max(peaks) / 1e9, baseline=BASELINE)
+    notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peak=peak / 1e9, work=", ".join(
+        f"{arch} {work / 1e9:.3g}" for arch, (_, work, _) in timed.items()))
     return (f"# Sampling\n\n{describe(device)}\n{sampling}\n{notes}\n"
-            f"# Bounds, N = {N:,}, {len(RADII)} radii\n\n{bounds}")
+            f"# Bounds, N = {N:,}, {len(RADII)} radii\n\nMedians of {args.repeat}.\n\n{bounds}")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
 from helpers import CERTIFY, CODE, ROOT, fake_checkpoint, read_rows, without_time
 
 OPTIONS = ("--skip", 20, "--N0", 16, "--N", 64)
@@ -21,13 +22,30 @@ START = multiprocessing.get_context("forkserver")  # it imports PyTorch once, fo
 
 def tiny_network(scale: float = 25.0, seed: int = 0):
     """A network that takes microseconds, so that a run spends its time on its files; about half its images abstain."""
-    import torch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         linear = torch.nn.Linear(48, 10)
     linear.weight.data *= scale
     linear.bias.data = -0.45 * linear.weight.data.sum(1)  # about 0 for a grey image: all classes appear
     return torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), linear).eval()
+
+
+class Slow(torch.nn.Module):
+    """A network that also waits, at every forward pass."""
+
+    def __init__(self, network: torch.nn.Module, seconds: float):
+        super().__init__()
+        self.network, self.seconds = network, seconds
+
+    def forward(self, x):
+        if x.shape[0]:  # torch.fx cannot trace this, and so does not leave the waiting out
+            time.sleep(self.seconds)
+        return self.network(x)
+
+
+def slow_network(seconds: float) -> Slow:
+    """The tiny network, but a run of it lasts long enough to be met by another."""
+    return Slow(tiny_network(), seconds)
 
 
 def arguments(checkpoint, out, *options, stop=240) -> tuple:

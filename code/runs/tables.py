@@ -27,4 +27,5 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], style: st
 
 
 def _escape_latex(cell: str) -> str:
-    return "".join("\\" + character if character in "&%$#_{}" else character for character in cell)
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(words.get(character, "\\" + character if character in "&%$#_{}" else character) for character in cell)

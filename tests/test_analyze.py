@@ -1,0 +1,256 @@
+"""code/analyze.py and code/runs/radii.py: tables parsed back, curves, pictures, and what is refused."""
+import csv
+import json
+import re
+import subprocess
+import sys
+from datetime import timedelta
+
+import matplotlib
+import numpy as np
+import pandas
+import pytest
+from helpers import CODE, DATA, assert_refused, read_rows, run_program
+
+import analyze
+from errors import InputError
+from runs.radii import COLUMNS, Row, is_radius_file, parse_radii, read_recorded_radii
+
+MARGIN = DATA / "published_cifar10_margin_noise_0.25"
+RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+PUBLISHED = ["0.7540", "0.5860", "0.3560", "0.0000", "0.0000", "0.0000", "0.0000"]  # of MARGIN above 0, CDF bound
+HEADER = "\t".join(COLUMNS) + "\n"
+
+
+def call(monkeypatch, *args):
+    """Run analyze's main in this process."""
+    monkeypatch.setattr(sys, "argv", ["analyze.py", *map(str, args)])
+    analyze.main()
+
+
+def sources(*paths, score=()):
+    """What analyze reads of these files."""
+    return analyze.read_sources(analyze.argparse.Namespace(file=list(map(str, paths)), score=list(score)))
+
+
+def write_record(path, **settings):
+    """A record beside a file."""
+    path.with_name(path.name + ".json").write_text(json.dumps({"settings": settings, "starts": [{}]}))
+
+
+def write_radii(path, count=40, seed=0, **settings):
+    """A radius file of `count` images, and its record where there are settings."""
+    random = np.random.default_rng(seed)
+    rows = [Row(20 * i, int(label), int(label), float(radius), 1.5) for i, (label, radius) in
+            enumerate(zip(random.integers(10, size=count), random.exponential(0.5, count), strict=True))]
+    rows[3] = Row(60, 4, 5, 0.9)
+    rows[4] = Row(80, 4, -1, 0.0)
+    path.write_text(HEADER + "".join(row.line() for row in rows))
+    if settings:
+        write_record(path, **settings)
+    return path
+
+
+def parse_table(text, style):
+    """A printed table as rows of cells, the header first."""
+    if style == "csv":
+        return list(csv.reader(text.splitlines()))
+    if style == "markdown":
+        lines = text.splitlines()
+        assert set(lines.pop(1)) <= set("|-: ")
+        return [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines]
+    body = [line.removesuffix(r" \\") for line in text.splitlines() if line.endswith(r"\\")]
+    return [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line.split(" & ")] for line in body]
+
+
+def accuracy(path, score, kind):
+    """Certified accuracy at each radius, from the text of a log."""
+    rows = read_rows(path)
+    return [sum(row["correct"] == "1" and float(row[f"{kind}_{round(100 * radius):02d}"]) > score for row in rows)
+            / len(rows) for radius in RADII]
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("style", ["markdown", "latex", "csv"])
+def test_table(style, monkeypatch, capsys):
+    """Parsed back, each format holds the certified accuracy of both bounds at both scores."""
+    call(monkeypatch, MARGIN, "--score", 0, 0.3, "--table", style)
+    header, *rows = parse_table(capsys.readouterr().out, style)
+    assert header == ["log", "score", "bound", *(f"R = {radius:.2f}" for radius in RADII)]
+    expected = [[str(MARGIN), str(score), name, *(f"{value:.4f}" for value in accuracy(MARGIN, score, kind))]
+                for score in (0.0, 0.3) for kind, name in (("exp_cdf", "CDF bound"), ("exp", "without the CDF"))]
+    assert rows == expected and rows[0][3:] == PUBLISHED
+
+
+def test_table_of_radii(tmp_path, monkeypatch, capsys):
+    """Correct with a radius above R; a log beside it decides which R."""
+    path = write_radii(tmp_path / "radii", score=0.5, bound="naive")
+    values = pandas.read_csv(path, sep="\t")
+    expected = [((values.correct == 1) & (values.radius > radius)).mean() for radius in RADII]
+    for extra in ([], [MARGIN, "--score", "0.5"]):
+        call(monkeypatch, path, *extra, "--table", "csv")
+        row = parse_table(capsys.readouterr().out, "csv")[1]
+        assert row[1:] == ["0.5", "without the CDF", *(f"{value:.4f}" for value in expected)]
+
+
+def test_names(tmp_path):
+    """What the record says; the path without one; both where two runs say the same."""
+    logs = [tmp_path / name for name in "abc"]
+    for log in logs:
+        log.write_bytes(MARGIN.read_bytes())
+    settings = {"sigma": 0.25, "N": 100000, "bound": "clopper_pearson", "arch": "cifar_resnet110", "alpha": 0.001}
+    write_record(logs[0], confidence_measure="margin", **settings)
+    name = "margin, sigma 0.25, N 100000, Clopper-Pearson, cifar_resnet110"
+    assert [source.label for source in sources(logs[0], logs[2], score=[0])] == [name, str(logs[2])]
+    write_record(logs[1], confidence_measure="margin", **settings)
+    assert [source.label for source in sources(*logs[:2], score=[0])] == [f"{name} ({log})" for log in logs[:2]]
+
+
+def test_torn_line_is_told(tmp_path, monkeypatch, capsys):
+    log = tmp_path / "log"
+    log.write_bytes(MARGIN.read_bytes()[:-5])
+    call(monkeypatch, log, "--score", 0, "--table", "csv")
+    assert "torn" in capsys.readouterr().err
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+def test_curves(tmp_path):
+    """A log: one colour, solid with the CDF and dashed without. A radius file: steps at its radii, exactly."""
+    radii = write_radii(tmp_path / "radii")
+    figure = analyze.draw(sources(MARGIN, radii, score=[0.0]), [0.0])
+    solid, dashed, steps = figure.axes[0].get_lines()
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    assert solid.get_color() == dashed.get_color() != steps.get_color()
+    assert solid.get_xdata().tolist() == dashed.get_xdata().tolist() == RADII
+    assert solid.get_ydata() == pytest.approx(accuracy(MARGIN, 0, "exp_cdf"))
+    assert dashed.get_ydata() == pytest.approx(accuracy(MARGIN, 0, "exp"))
+    values = pandas.read_csv(radii, sep="\t")
+    certified = values.radius[values.correct == 1].to_numpy()
+    assert steps.get_xdata() == pytest.approx([0, *sorted(certified)]) and steps.get_drawstyle() == "steps-post"
+    assert steps.get_ydata() == pytest.approx([(certified > x).sum() / len(values) for x in steps.get_xdata()])
+
+
+@pytest.mark.parametrize("scores", [[0.0], [0.0, 0.3, 0.6]], ids=len)
+def test_nothing_is_covered_or_cut_off(scores, tmp_path):
+    """Titles, labels and the legend lie inside the figure, the legend outside the axes, the curves inside them."""
+    long_name = tmp_path / ("x" * 120)
+    long_name.write_bytes(MARGIN.read_bytes())
+    figure = analyze.draw(sources(MARGIN, long_name, write_radii(tmp_path / "_$r$", seed=1)
+                                  if len(scores) == 1 else MARGIN, score=scores), scores)
+    figure.draw_without_rendering()
+    legend, = figure.legends
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0
+    for axes in figure.axes:
+        tight = axes.get_tightbbox()
+        assert box.y1 <= tight.y0 and figure.bbox.x0 <= tight.x0 and tight.x1 <= figure.bbox.x1
+        assert axes.get_ylim()[0] == 0 and max(max(line.get_ydata()) for line in axes.get_lines()) <= axes.get_ylim()[1]
+    assert figure.axes[0].get_xlabel() == "radius (L2 distance, pixels in [0, 1])"
+
+
+@pytest.mark.parametrize("kind, start", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_picture_is_the_same_each_time(kind, start, tmp_path, monkeypatch):
+    """Byte for byte, also where the user's matplotlib is set otherwise; folders are made."""
+    pictures = [tmp_path / folder / f"plot.{kind}" for folder in "ab"]
+    for size, picture in zip((5, 20), pictures, strict=True):
+        matplotlib.rcParams["font.size"] = size
+        call(monkeypatch, MARGIN, "--score", 0, "--out", picture)
+    first, second = (picture.read_bytes() for picture in pictures)
+    assert first.startswith(start) and len(first) > 5000 and first == second
+
+
+def test_never_overwrites(tmp_path, monkeypatch):
+    """A file that is there stays as it was, unless --overwrite is given."""
+    picture = tmp_path / "plot.png"
+    picture.write_bytes(b"mine")
+    with pytest.raises(InputError, match="--overwrite"):
+        call(monkeypatch, MARGIN, "--score", 0, "--out", picture)
+    assert picture.read_bytes() == b"mine"
+    call(monkeypatch, MARGIN, "--score", 0, "--out", picture, "--overwrite")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_torch_is_not_imported(tmp_path):
+    """Reading and drawing results must not load torch: in a fresh process, with a log and a radius file."""
+    program = "import sys, analyze; analyze.main(); sys.exit('torch' in sys.modules)"
+    files = [str(MARGIN), str(write_radii(tmp_path / "radii"))]
+    result = subprocess.run([sys.executable, "-c", program, *files, "--score", "0", "--table", "csv",
+                             "--out", str(tmp_path / "plot.png")], cwd=CODE, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "plot.png").exists()
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+def test_refusal_is_one_line(tmp_path):
+    assert_refused(run_program("code/analyze.py", MARGIN, "--score", "0"), "--out", "--table")
+
+
+@pytest.mark.parametrize("args, words", [
+    ([MARGIN, "--table", "csv"], "give --score"),
+    ([MARGIN, "--score", "nan", "--table", "csv"], "--score"),
+    ([MARGIN, "--score", "0", "0", "--table", "csv"], "--score"),
+    ([MARGIN, "--score", "0", "--out", "plot.jpg"], "plot.jpg"),
+    ([MARGIN, "--score", "0", "--out", "plot"], "ends in"),
+    ([*"12345678", "--score", "0", "--out", "plot.png"], "at most 7"),
+    (["no_such_log", "--score", "0", "--table", "csv"], "no_such_log"),
+], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "")
+def test_refuses(args, words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=words):
+        call(monkeypatch, *args)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_radius_file_has_one_score(tmp_path, monkeypatch):
+    """It stands in no panel of another score, and in none of several."""
+    path = write_radii(tmp_path / "radii", score=0.5)
+    for scores in (["0.6"], ["0.5", "0.6"]):
+        with pytest.raises(InputError, match="score of its own"):
+            call(monkeypatch, path, "--score", *scores, "--table", "csv")
+    call(monkeypatch, path, "--score", "0.5", "--table", "csv")
+
+
+# --- radius files ---------------------------------------------------------------------------------------------------
+
+def test_radius_file_round_trip(tmp_path):
+    """What is written is read, by this program and by pandas as Cohen et al. do; radii are rounded down."""
+    path = write_radii(tmp_path / "radii", count=200)
+    table, settings = read_recorded_radii(str(path))
+    values = pandas.read_csv(path, delimiter="\t")
+    assert is_radius_file(str(path)) and not is_radius_file(str(MARGIN)) and settings == {}
+    assert list(values.columns) == list(COLUMNS) and table.indices == values.idx.tolist()
+    assert [row.radius for row in table.rows] == values.radius.tolist()
+    assert [row.correct for row in table.rows] == (values.correct == 1).tolist()
+    cohen = np.array([(values.correct & (values.radius >= x)).mean() for x in (0.1, 0.5, 2.0)])
+    np.testing.assert_array_equal(table.certified_accuracy([0.1, 0.5, 2.0]), cohen)  # no radius is exactly these
+
+
+def test_radius_rows():
+    abstention, row = Row(0, 4, -1, 0.0, 1.0), Row(7, 4, 4, 0.123456789, 61.5)
+    assert abstention.line() == "0\t4\t-1\t0.0\t0\t0:00:01\n"
+    assert row.line() == f"7\t4\t4\t0.12345678\t1\t{timedelta(seconds=61.5)}\n"
+    table = parse_radii("f", (HEADER + row.line() + abstention.line() + "9\t").encode())
+    assert table.torn and [found.radius for found in table.rows] == [0.12345678, 0.0]
+    assert table.certified_accuracy([0.0, 0.12345677, 0.12345678]).tolist() == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("text, words", [
+    (HEADER.replace("radius", "r") + "0\t1\t1\t0.5\t1\t0:00:01\n", ":1: not the header"),
+    (HEADER + "0\t1\t1\t-0.5\t1\t0:00:01\n", ":2: -0.5 is outside"),
+    (HEADER + "0\t1\t1\tnan\t1\t0:00:01\n", ":2: 'nan' is not a finite number"),
+    (HEADER + "0\t1\t-1\t0.5\t0\t0:00:01\n", ":2: an abstention with a radius"),
+    (HEADER + "0\t1\t-2\t0.5\t0\t0:00:01\n", ":2: predict -2"),
+    (HEADER + "0\t1\t2\t0.5\t1\t0:00:01\n", ":2: correct is '1'"),
+    (HEADER + "0\t1\t1\t0.5\t1\t1 s\n", ":2: time"),
+    (HEADER + "0\t1\t1\t0.5\t1\n", ":2: 5 fields"),
+    (HEADER + 2 * "0\t1\t1\t0.5\t1\t0:00:01\n", ":3: index 0 stands in it twice"),
+    (HEADER, "no complete row"),
+])
+def test_damaged_radius_file(text, words, tmp_path):
+    path = tmp_path / "radii"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_recorded_radii(str(path))

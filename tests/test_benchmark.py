@@ -1,0 +1,157 @@
+"""benchmarks/: the baseline computes what this program computes, the counts are right, and the reports get written.
+
+Speed is shown by the benchmarks and never asserted.
+"""
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, fake_checkpoint, random_network
+from torch import nn
+
+from certificate import Rule
+from errors import InputError
+from measures import MEASURES
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import machine  # noqa: E402
+import plain_loop  # noqa: E402
+import precision  # noqa: E402
+import sampling  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def markdown_rows(text, first_cell):
+    """The cells of the table whose header starts with `first_cell`, header first."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_cell} |"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return [rows[0], *rows[2:]]
+
+
+# --- the baseline ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("n", [500, 20_000])
+def test_plain_bounds_are_the_dkw_bounds(n):
+    scores = np.random.default_rng(n).beta(5, 1, n).astype(np.float32)
+    rule = Rule(MEASURES["pred_score"], n, 0.001, 0.25, "dkw", radii=(0.0, 0.5))
+    ours = rule.certificate(0, float(scores.mean()), np.sort(scores)[rule.band.ranks - 1]).exp_cdf
+    assert ours[0] > 0.5
+    np.testing.assert_allclose(plain_loop.plain_bounds(scores, 0.25, 0.001, rule.radii), ours, rtol=0, atol=1e-9)
+
+
+def test_plain_scores_are_the_softmax():
+    """Next to no noise: every score is that of x; the last batch is a part of one."""
+    network, x = random_network(), torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    scores = plain_loop.plain_scores(network, x, 1e-7, 3, n=7, batch=3)
+    assert scores.shape == (7,) and scores.dtype == np.float32
+    with torch.no_grad():
+        np.testing.assert_allclose(scores, float(network(x[None]).softmax(1)[0, 3]), atol=1e-4)
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("options", [
+    {"kernel_size": 3, "padding": 1}, {"kernel_size": 3, "padding": 1, "stride": 2}, {"kernel_size": 1, "stride": 2},
+    {"kernel_size": (7, 3), "padding": (3, 0), "stride": 2}, {"kernel_size": 3, "padding": 2, "dilation": 2},
+    {"kernel_size": 3, "padding": 1, "groups": 2},
+], ids=str)
+def test_flops_of_a_convolution(options):
+    """With every weight and pixel 1, an output is the number of its multiply-adds on real pixels."""
+    layer = nn.Conv2d(4, 6, bias=False, **options)
+    nn.init.ones_(layer.weight)
+    ones = torch.ones(4, 9, 8)
+    assert machine.flops(layer, ones) == 2 * int(layer(ones[None]).sum())
+
+
+def test_flops_of_a_network():
+    """A convolution, a linear layer, and nothing for the rest; without padding, 2 x outputs x kernel x channels."""
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 6 * 6, 10))
+    assert machine.flops(network, torch.zeros(3, 8, 8)) == 2 * (6 * 6 * 9 * 3 * 5 + 180 * 10)
+    assert not network[0]._forward_hooks
+
+
+def test_peak_and_description(monkeypatch):
+    monkeypatch.setattr(machine, "PEAK_SHAPES", ((8, 6),))
+    monkeypatch.setattr(machine, "PEAK_SECONDS", 0.01)
+    assert 0 < machine.convolution_peak(CPU) < math.inf
+    monkeypatch.setattr(sys, "argv", ["/somewhere/sampling.py", "--out", "a file"])
+    text = machine.describe(CPU)
+    assert torch.__version__ in text and machine.processor_name() in text
+    assert "command: `python benchmarks/sampling.py --out 'a file'`" in text
+
+
+# --- sampling.py ----------------------------------------------------------------------------------------------------
+
+def test_variant():
+    """Whole passes, at least one, and times for 1,000 samples."""
+    drawn = []
+    variant = sampling.Variant("fake", 10, 20, drawn.append)
+    variant.prepare(1e-9)
+    assert drawn == [20, 20] and variant.samples == 20
+    variant.times = [3.0, 1.0, 2.0]
+    assert variant.median == 2.0 and variant.measure() >= 0
+
+
+def test_sampling_report(monkeypatch, tmp_path, capsys):
+    """All variants of one network at tiny sizes (nothing is compiled), printed and written; nothing is overwritten."""
+    eager = sampling.sampler_variant
+    monkeypatch.setattr(sampling, "sampler_variant", lambda network, x, device, precision, compile, batch: eager(
+        network, x, device, precision, False, batch))
+    monkeypatch.setattr(sampling, "PLAIN_BATCH", {"cpu": {"cifar10": 4}})
+    monkeypatch.setattr(sampling, "TRIED_BATCHES", {"cpu": {"cifar10": (2, 3)}})
+    monkeypatch.setattr(sampling, "N", 300)
+    monkeypatch.setattr(machine, "PEAK_SECONDS", 0.001)
+    out = tmp_path / "results" / "table.md"
+    monkeypatch.setattr(sys, "argv", ["sampling.py", "--networks", "cifar_resnet20", "--precision", "fp32", "bf16",
+                                      "--repeat", "2", "--seconds", "0.001", "--device", "cpu", "--out", str(out)])
+    sampling.main()
+    text = out.read_text()
+    assert text == capsys.readouterr().out
+    header, *rows = markdown_rows(text, "network")
+    assert [row[1] for row in rows] == ["plain loop", "plain loop, best batch", "fp32", "fp32", "bf16", "bf16"]
+    assert rows[0][2] == "4" and rows[1][2] in "23" and rows[2][2] == "64" and rows[0][5] == "1.00"
+    assert all(len(row) == len(header) and float(row[3]) > 0 and row[6].endswith("%") for row in rows)
+    assert len(markdown_rows(text, "bounds of one image")) == 4
+    with pytest.raises(InputError, match="--overwrite"):
+        sampling.main()
+    assert out.read_text() == text
+
+
+@pytest.mark.parametrize("option", [["--repeat", "0"], ["--seconds", "nan"], ["--seconds", "0"], ["--batch", "0"]],
+                         ids=" ".join)
+def test_sampling_refuses(option, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["sampling.py", "--out", str(tmp_path / "out"), *option])
+    with pytest.raises(InputError, match="must be"):
+        sampling.main()
+
+
+# --- precision.py ---------------------------------------------------------------------------------------------------
+
+def test_differences_by_hand():
+    """Two images of two samples: no difference, and a top score that falls by 0.2 so that the other class wins."""
+    differences = precision.Differences()
+    exact = torch.tensor([[0.6, 0.4], [0.6, 0.4]], dtype=torch.float64)
+    differences.add(exact, exact)
+    differences.add(torch.tensor([[0.3, 0.7], [0.5, 0.5]], dtype=torch.float64), exact)
+    assert differences.cells() == ["0.3", "0.1", "-0.1", "-0.2", "1 of 2"]
+
+
+def test_precision_report(monkeypatch, tmp_path, capsys):
+    checkpoint, out = fake_checkpoint(tmp_path / "checkpoint.pth.tar"), tmp_path / "table.md"
+    monkeypatch.setattr(sys, "argv", ["precision.py", "cifar10", str(checkpoint), "0.25", "--skip", "5000", "--N", "40",
+                                      "--precision", "bf16", "--device", "cpu", "--out", str(out)])
+    precision.main()
+    text = out.read_text()
+    assert text == capsys.readouterr().out
+    row = dict(zip(*markdown_rows(text, "precision"), strict=True))
+    assert row["precision"] == "bf16" and 0 < float(row["mean difference"]) <= float(row["largest difference"]) < 0.2
+    with pytest.raises(InputError, match="--overwrite"):
+        precision.main()
