@@ -28,4 +28,5 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], style: st
 
 def _escape_latex(cell: str) -> str:
     words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(words.get(character, "\\" + character if character in "&%$#_{}" else character) for character in cell)
+    words |= {character: "\\" + character for character in "&%$#_{}"}
+    return "".join(words.get(character, character) for character in cell)
