@@ -89,6 +89,16 @@ RECORDS = st.one_of(
               st.dictionaries(st.sampled_from(list(RECORD)), VALUE, max_size=1),
               st.lists(st.sampled_from([*SETTINGS, *RECORD]), max_size=1)))
 
+def changed_scores(record: int, name: str, rank: int, value: float) -> bytes:
+    """The valid scores with one number replaced."""
+    scores = SCORES.copy()
+    if name == "order":
+        scores["order"][record, rank] = value
+    else:
+        scores[name][record] = value if name == "mean" else int(np.nan_to_num(value, posinf=40, neginf=0))
+    return scores.tobytes()
+
+
 FLOATS = [math.nan, math.inf, -math.inf, -0.0, 1e-45, 0.5, 1.0, 1.0000001, -1.0, 2.0]
 SCORE_FILES = st.one_of(
     st.binary(max_size=300),
@@ -96,7 +106,9 @@ SCORE_FILES = st.one_of(
               + [np.int64(k).tobytes() for k in (0, 20, -1, 2 ** 63 - 1)]),
     st.lists(st.tuples(*[st.integers(-1, 3)] * 3, st.sampled_from(FLOATS),
                        st.lists(st.sampled_from(FLOATS), min_size=N, max_size=N).map(sorted)), max_size=3).map(
-        lambda records: np.array(records, SCORES.dtype).tobytes()))
+        lambda records: np.array(records, SCORES.dtype).tobytes()),
+    st.builds(changed_scores, st.integers(0, 2), st.sampled_from(SCORES.dtype.names), st.sampled_from([0, 1, N - 1]),
+              st.one_of(st.sampled_from(FLOATS), st.floats(-2, 2))))
 
 
 # --- what a file may give -------------------------------------------------------------------------------------------
@@ -253,3 +265,14 @@ def test_nested_records(tmp_path):
         record = json.dumps({**RECORD, "settings": {"N": "?"}}).replace('"?"', "[" * depth + "]" * depth)
         (tmp_path / "log.json").write_text(record)
         assert attempt(tmp_path, open_output, str(tmp_path / "log")) is None, depth
+
+
+@pytest.mark.parametrize("error", [-2e-16, 2e-16, -1e-12, 1e-12])
+def test_a_mean_that_is_rounded(error, tmp_path):
+    """Where all scores of an image are equal, their mean may be a rounding error beside them: it is none of a file."""
+    scores = SCORES.copy()
+    scores["order"] = 0.7
+    scores["mean"] = np.float64(np.float32(0.7)) + error
+    path = valid_run(tmp_path) / "log.scores"
+    path.write_bytes(scores.tobytes())
+    assert len(read_scores(str(path)).records) == 3

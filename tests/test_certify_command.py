@@ -4,7 +4,6 @@ import json
 import math
 import re
 import socket
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -31,8 +30,8 @@ from datasets import open_images
 HEADER = ("idx label predict exp_cdf_00 exp_cdf_25 exp_cdf_50 exp_cdf_75 exp_cdf_100 exp_cdf_125 exp_cdf_150 "
           "exp_00 exp_25 exp_50 exp_75 exp_100 exp_125 exp_150 correct time")
 MEASURES = ("pred_score", "margin")
-OPTIONS = ("--skip", 20, "--max", 81, "--N", 200, "--N0", 32, "--device", "cpu", "--confidence_measure", *MEASURES)
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2")
+OPTIONS = ("--skip", 20, "--max", 81, "--N", 128, "--N0", 32, "--device", "cpu", "--confidence_measure", *MEASURES)
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2")  # and -- before the program, for its own --max
 
 
 def command(out, *options):
@@ -103,7 +102,7 @@ def test_batch_does_not_matter(demo, tmp_path):
 
 
 def test_skip_does_not_matter(demo, tmp_path):
-    """The noise of an image comes from its index, not from its place in the run: every second row, to the last digit."""
+    """The noise of an image comes from its index, not its place in the run: every second row, to the last digit."""
     assert certify(*command(tmp_path, "--skip", 40, "--max", 80), network="real").returncode == 0
     assert rows(tmp_path) == {measure: found[:4:2] for measure, found in rows(demo).items()}
 
@@ -168,7 +167,7 @@ def free_port():
 
 def test_two_processes(demo, tmp_path):
     """torchrun: one log, in index order, with the rows of one process."""
-    result = run_program(*TORCHRUN, f"--master_port={free_port()}", CERTIFY, *command(tmp_path))
+    result = run_program(*TORCHRUN, f"--master_port={free_port()}", "--", CERTIFY, *command(tmp_path))
     assert result.returncode == 0, result.stderr
     assert_same_rows(rows(tmp_path), rows(demo))
     record = json.loads((tmp_path / "margin.json").read_text())
@@ -184,11 +183,17 @@ from errors import run
 
 calls, original = [0], Smooth.certify
 
+def wait(condition):
+    while not condition():
+        time.sleep(0.05)
+
 def failing(self, *args, **kwargs):
     calls[0] += 1
-    if os.environ["RANK"] == "1" and calls[0] == 2:
-        while not os.path.exists({log!r}) or open({log!r}).read().count("\\n") < 2:
-            time.sleep(0.05)
+    if calls[0] == 2 and os.environ["RANK"] == "0":
+        wait(lambda: os.path.exists({log!r} + ".second"))  # so that rank 1 gets a second image
+    if calls[0] == 2 and os.environ["RANK"] == "1":
+        open({log!r} + ".second", "w").close()
+        wait(lambda: open({log!r}).read().count("\\n") >= 2)
         raise RuntimeError("this rank cannot go on")
     return original(self, *args, **kwargs)
 
@@ -204,7 +209,7 @@ def test_rank_that_raises(demo, tmp_path):
     """
     script = tmp_path / "failing.py"
     script.write_text(FAILING_RANK.format(code=str(CODE), log=str(tmp_path / "margin")))
-    result = run_program(*TORCHRUN, "--standalone", script, *command(tmp_path))
+    result = run_program(*TORCHRUN, "--standalone", "--", script, *command(tmp_path))
     assert result.returncode != 0
     assert "this rank cannot go on" in result.stderr
     for measure in MEASURES:
@@ -221,8 +226,8 @@ def test_rank_that_raises(demo, tmp_path):
 def overflowing_checkpoint(path):
     """A copy of the bundled network whose one logit overflows for one image in some of its samples; that image's index.
 
-    The logit is w times one feature, of two images with the most different largest values over their noise; for one of
-    them w times the largest is twice what float32 holds, and more, and for the other half of it, or less.
+    The logit is w times the feature whose largest value over the noise is furthest above that of all other images; w is
+    such that float32's limit lies half-way between, on the scale of ratios.
     """
     network, checkpoint = load_checkpoint(str(DEMO_CHECKPOINT), "cifar10")
     features = torch.nn.Sequential(network[0], network[1])
@@ -232,7 +237,8 @@ def overflowing_checkpoint(path):
     with torch.inference_mode():
         largest = torch.stack([features(images.load(i)[0] + noise).amax(0) for i in indices])
     ordered = largest.sort(0).values
-    feature = int((ordered[-1] / ordered[-2]).argmax())
+    usable = ordered[-1] * ordered[-2] > 1  # where float32 holds w
+    feature = int((usable * ordered[-1] / ordered[-2]).nan_to_num().argmax())
     high, low = ordered[-1, feature].item(), ordered[-2, feature].item()
     state = {name: value.clone() for name, value in checkpoint["state_dict"].items()}
     state["1.fc.weight"].zero_()
@@ -288,4 +294,3 @@ def test_cert_acc_byte_for_byte():
     result = run_program("cert_acc.py", PUBLISHED_LOG, "0.5")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (DATA / f"{PUBLISHED_LOG.name}.accuracy").read_text()
-    assert sys.executable  # the same Python

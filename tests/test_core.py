@@ -1,12 +1,10 @@
-"""code/core.py: Smooth, from an image and a small base classifier to certificates and predictions."""
+"""code/core.py: Smooth, from an image and a small base classifier to certificates."""
 import math
 
 import numpy as np
 import pytest
 import torch
 from helpers import random_network
-from scipy.special import ndtr
-from scipy.stats import binomtest
 from torch import nn
 
 from bounds import clopper_pearson_ranks
@@ -14,7 +12,6 @@ from certificate import ABSTAIN, RADII
 from core import NonFiniteScores, Smooth, order_statistics
 
 SIGMA, ALPHA = 0.25, 0.001
-UNLIKELY = 1e-4  # a simulation may fail by chance this often, were its seed not fixed
 
 
 def linear(classes=5, scale=8.0, seed=0):
@@ -93,6 +90,28 @@ def test_selection_samples_do_not_bound():
     certificate = certify(smooth(scripted(lambda k: [50.0 if k < 64 else 0.01, 0.0]), 2), n0=64)
     assert certificate.chosen == 0
     assert certificate.mean == pytest.approx(1 / (1 + math.exp(-0.01)), abs=1e-6)
+
+
+class Spy(Scripted):
+    """Keeps what it is given."""
+
+    received = []
+
+    def forward(self, x):
+        Spy.received.append(x.clone())
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("method", ["certify", "predict"])
+def test_selection_and_estimation_are_independent(method):
+    """The samples that choose the class are other ones than those that bound its score: two streams of noise."""
+    Spy.received, Scripted.seen = [], 0
+    getattr(Smooth(Spy(lambda k: [4.0, 0.0]), 2, SIGMA, device="cpu"), method)(IMAGE, 64, 192, ALPHA, 64)
+    noise = ((torch.cat(Spy.received) - IMAGE) / SIGMA).flatten(1)
+    assert noise.shape == (256, 48)
+    assert torch.pdist(noise).min() > 1  # distances are sqrt(2) chi_48, about 9.8
+    selection, estimation = noise[:64], noise[64:128]
+    assert abs((selection * estimation).mean()) < 5 / math.sqrt(64 * 48)
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -218,7 +237,7 @@ def test_non_finite_scores(bad, first, last, measure):
         certify(smooth(network, 3, measure, early_abstain=True), n=436, n0=64)
     network = scripted(lambda k: [4.0, bad if first <= k < last else 0.0, 0.0])
     with pytest.raises(NonFiniteScores):
-        smooth(network, 3).predict(IMAGE, 64, 436, ALPHA, 64)
+        Smooth(network, 3, SIGMA, device="cpu").predict(IMAGE, 64, 436, ALPHA, 64)
 
 
 def test_minus_infinity_is_a_softmax_of_zero():
@@ -249,51 +268,3 @@ def test_wrong_number_of_classes(classes):
     """Said before a certificate for a class that is none."""
     with pytest.raises(ValueError, match="has 5 classes"):
         certify(Smooth(linear(5), classes, SIGMA, device="cpu"))
-
-
-# --- predict ----------------------------------------------------------------------------------------------------------
-
-class Threshold(nn.Module):
-    """Class 0 with softmax 1 where the one pixel is above 0, else class 1: E[score of 0] = Phi(x / sigma)."""
-
-    def forward(self, x):
-        return torch.where(x.flatten(1) > 0, 1.0, -1.0) * torch.tensor([100.0, -100.0])
-
-
-def predictions(p0, count, n=100, alpha=0.2, n0=1):
-    """Predictions for images whose E[score of class 0] is p0, each with noise of its own."""
-    x = torch.full((1, 1, 1), SIGMA * float(torch.special.ndtri(torch.tensor(p0, dtype=torch.float64))))
-    smoothed = Smooth(Threshold(), 2, SIGMA, device="cpu")
-    return [smoothed.predict(x, n0, n, alpha, 64, index=index) for index in range(count)]
-
-
-def test_wrong_predictions_are_rare():
-    """Two classes nearly tied, and n0 = 1, which chooses the wrong one half of the time: at most alpha are wrong."""
-    wrong = sum(result.prediction == 1 for result in predictions(0.505, 200))
-    assert binomtest(wrong, 200, 0.2, alternative="greater").pvalue > UNLIKELY
-
-
-@pytest.mark.parametrize("p0", [0.505, 0.9])
-def test_limits_hold(p0):
-    """lower <= E <= upper, both at once, for all but a fraction alpha of the runs; chosen says of which class."""
-    results = predictions(p0, 200)
-    truth = [p0 if result.chosen == 0 else 1 - p0 for result in results]
-    missed = sum(not result.lower <= p <= result.upper for result, p in zip(results, truth, strict=True))
-    assert binomtest(missed, 200, 0.2, alternative="greater").pvalue > UNLIKELY
-    width = 2 * 5 * math.sqrt(p0 * (1 - p0) / 100) + 0.1
-    assert all(result.upper - result.lower < width for result in results)
-
-
-def test_clear_cases():
-    """A clear winner is predicted, a tie (but once in 1000) is not; the class chosen is known anyway."""
-    assert all(result.prediction == result.chosen == 0 for result in predictions(ndtr(2.5), 20, n=500, n0=20))
-    assert all(result.prediction == ABSTAIN and result.chosen in (0, 1) for result in predictions(0.5, 20, alpha=0.001))
-
-
-def test_predict_needs_pred_score_and_two_samples():
-    """The lead's variance needs two samples; limits are for the expected pred_score."""
-    with pytest.raises(ValueError, match="pred_score"):
-        smooth(measure="margin").predict(IMAGE, 10, 100, ALPHA, 64)
-    for n0, n, alpha, batch in ((0, 9, 0.1, 64), (9, 1, 0.1, 64), (9, 9, 0.0, 64), (9, 9, 1.0, 64), (9, 9, 0.1, 0)):
-        with pytest.raises(ValueError, match="need n0"):
-            smooth().predict(IMAGE, n0, n, alpha, batch)

@@ -67,10 +67,10 @@ def assert_survives(launch, moments_of_death, folder, names) -> None:
 
 
 def tiny_launch(folder, *options):
-    """Runs of 100 images by a network so small that most of the time goes into the files."""
+    """Runs of 50 images by a network so small that most of the time goes into the files."""
     weights = weights_file(folder)
     place = "{confidence_measure}" if "margin" in options else ""
-    return lambda out: start(*arguments(weights, str(out).replace("{}", place), *options, stop=2000))
+    return lambda out: start(*arguments(weights, str(out).replace("{}", place), *options, stop=1000))
 
 
 BOTH = ("--confidence_measure", "pred_score", "margin", "--save_scores")
@@ -79,7 +79,7 @@ BOTH = ("--confidence_measure", "pred_score", "margin", "--save_scores")
 @pytest.mark.parametrize("options, names", [((), [""]), (("--save_scores",), [""]), (BOTH, ["pred_score", "margin"])],
                          ids=["log", "scores", "two measures"])
 def test_kills_among_the_writes(options, names, tmp_path):
-    assert_survives(tiny_launch(tmp_path, *options), moments(KILLS, 90, 0.02), tmp_path, names)
+    assert_survives(tiny_launch(tmp_path, *options), moments(KILLS, 45, 0.02), tmp_path, names)
 
 
 def test_kills_of_a_real_network(tmp_path):
@@ -96,7 +96,7 @@ def test_kills_of_a_real_network(tmp_path):
 @pytest.mark.parametrize("options, names", [((), [""]), (("--save_scores",), [""]), (BOTH, ["pred_score", "margin"])],
                          ids=["log", "scores", "two measures"])
 def test_many_kills_among_the_writes(options, names, tmp_path):
-    assert_survives(tiny_launch(tmp_path, *options), moments(MANY_KILLS, 90, 0.02, seed=21), tmp_path, names)
+    assert_survives(tiny_launch(tmp_path, *options), moments(MANY_KILLS, 45, 0.02, seed=21), tmp_path, names)
 
 
 @pytest.mark.long

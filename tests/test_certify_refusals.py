@@ -1,0 +1,163 @@
+"""code/certify.py refuses what it cannot use: one line on stderr, exit status 2, and no file made or touched."""
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from certify_runs import certify, contents
+from helpers import CERTIFY, DEMO_CHECKPOINT, PUBLISHED_LOG, assert_refused, fake_checkpoint, run_program
+from PIL import Image
+
+
+def arguments(out, *options, dataset="cifar10", checkpoint=DEMO_CHECKPOINT, sigma=0.25):
+    """A run that would take a second, were it let; options come last, so that they win."""
+    return (dataset, checkpoint, sigma, out, "--skip", 20, "--max", 1, "--N", 100, "--device", "cpu", *options)
+
+
+def assert_all_refused(folder, word, *options, run=certify, **changes):
+    """Refused with `word`, where OUTFILE is new (no folder is made) and where a log is there (it stays as it is)."""
+    kwargs = {"network": "real"} if run is certify else {}
+    log = folder / "logs" / "old"
+    log.parent.mkdir()
+    log.write_bytes(PUBLISHED_LOG.read_bytes())
+    before, entries = contents(folder), set(os.listdir(folder))
+    for out in (folder / "new" / "log", log):
+        if run is certify or out == log:  # one start of a program is enough
+            assert_refused(run(*arguments(out, *options, **changes), **kwargs), word)
+        assert contents(folder) == before and set(os.listdir(folder)) == entries
+
+
+def command(*args):
+    """certify.py as the user starts it, on a machine where IMAGENET_DIR is not set."""
+    return run_program(CERTIFY, *args, env={"IMAGENET_DIR": None})
+
+
+# --- the command itself -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("word, options, changes", [
+    ("no such checkpoint", (), {"checkpoint": "none/checkpoint.pth.tar"}),
+    ("SIGMA must be above 0", (), {"sigma": "0"}),
+    ("--alpha", ("--alpha", "1"), {})], ids=["checkpoint", "sigma", "alpha"])
+def test_real_commands(tmp_path, word, options, changes):
+    """Started as users start it."""
+    assert_all_refused(tmp_path, word, *options, run=command, **changes)
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("sigma", ["0", "-0.25", "nan", "inf"])
+def test_sigma(tmp_path, sigma):
+    """A standard deviation is above 0 and finite."""
+    assert_all_refused(tmp_path, "SIGMA", sigma=sigma)
+
+
+BAD_OPTIONS = [
+    ("--alpha", "--alpha", "0"), ("--alpha", "--alpha", "1"), ("--alpha", "--alpha", "-0.1"),
+    ("--alpha", "--alpha", "nan"), ("--alpha", "--alpha", "1.5"), ("--N ", "--N", "0"), ("--N ", "--N", "-1"),
+    ("--N0", "--N0", "0"), ("--batch", "--batch", "0"), ("--skip", "--skip", "0"), ("--skip", "--skip", "-20"),
+    ("--max", "--max", "-2"), ("--seed", "--seed", "5000"), ("--seed", "--seed", "1024"), ("--seed", "--seed", "-1"),
+    ("radius 0.255", "--radii", "0", "0.255"), ("radius -0.25", "--radii", "-0.25", "0"),
+    ("radius nan", "--radii", "nan"), ("radius inf", "--radii", "0", "inf"), ("increasing", "--radii", "0.5", "0.25"),
+    ("increasing", "--radii", "0", "0.25", "0.25"), ("alpha <= 0.5", "--bound", "dkw", "--alpha", "0.9"),
+    ("OUTFILE must contain {confidence_measure}", "--confidence_measure", "pred_score", "margin"),
+    ("each measure once", "--confidence_measure", "margin", "margin"), ("'tpu'", "--device", "tpu"),
+    ("'cuda:99'", "--device", "cuda:99")]
+
+
+@pytest.mark.parametrize("word, options", [(word, options) for word, *options in BAD_OPTIONS],
+                         ids=[" ".join(options) for _, *options in BAD_OPTIONS])
+def test_options(tmp_path, word, options):
+    """Each says which option it is about, before anything is loaded or sampled."""
+    assert_all_refused(tmp_path, word, *options)
+
+
+@pytest.mark.parametrize("options", [
+    ("--alpha", "few"), ("--confidence_measure", "entropy"), ("--bound", "hoeffding"), ("--precision", "int8"),
+    ("--split", "val"), ("--N", "1.5"), ("--unknown",)], ids=" ".join)
+def test_what_argparse_refuses(tmp_path, options):
+    """Usage and the reason, exit status 2, and no file."""
+    result = certify(*arguments(tmp_path / "log", *options), network="real")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert options[-1] in result.stderr
+    assert not os.listdir(tmp_path)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+class Code:
+    """Runs a command when it is unpickled by a reader that does."""
+
+    def __reduce__(self):
+        return os.system, ("exit 3",)
+
+
+CHECKPOINTS = {
+    "a folder": ("not a readable checkpoint", lambda path: path.mkdir()),
+    "empty": ("not a readable checkpoint", lambda path: path.write_bytes(b"")),
+    "text": ("not a", lambda path: path.write_text("weights\n")),
+    "a pickle with code": ("not a checkpoint of tensors", lambda path: path.write_bytes(pickle.dumps(Code()))),
+    "code beside the state": ("not a checkpoint of tensors", lambda path: fake_checkpoint(path, extra=Code())),
+    "unknown arch": ("unknown architecture 'resnet18'", lambda path: rename(path, "resnet18")),
+    "another data set's": ("resnet50 is a network for imagenet", lambda path: rename(path, "resnet50")),
+    "another architecture's": ("does not fit cifar_resnet110", lambda path: rename(path, "cifar_resnet110")),
+    "nan": ("1.fc.bias holds NaN", lambda path: fake_checkpoint(path, change=not_a_number)),
+}
+
+
+def rename(path, arch):
+    checkpoint = torch.load(DEMO_CHECKPOINT, weights_only=True)
+    torch.save({**checkpoint, "arch": arch}, path)
+
+
+def not_a_number(state):
+    state["1.fc.bias"] = state["1.fc.bias"] * torch.nan
+
+
+@pytest.mark.parametrize("word, make", CHECKPOINTS.values(), ids=CHECKPOINTS)
+def test_checkpoints(tmp_path, word, make):
+    """A file that holds no network for this data set."""
+    make(tmp_path / "checkpoint")
+    assert_all_refused(tmp_path, word, checkpoint=tmp_path / "checkpoint")
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+def test_imagenet_is_not_there(tmp_path, monkeypatch):
+    """Without IMAGENET_DIR, or with one that has no val/."""
+    checkpoint = tmp_path / "checkpoint"
+    rename(checkpoint, "resnet50")
+    fits = {"runs.job.load_checkpoint": lambda path, dataset: (torch.nn.Identity(), {"arch": "resnet50"})}
+    for number, folder in enumerate((None, str(tmp_path / "none"))):
+        monkeypatch.delenv("IMAGENET_DIR", raising=False)
+        if folder:
+            monkeypatch.setenv("IMAGENET_DIR", folder)
+        (tmp_path / str(number)).mkdir()
+        assert_all_refused(tmp_path / str(number), "IMAGENET_DIR", dataset="imagenet", checkpoint=checkpoint,
+                           run=lambda *args, **kwargs: certify(*args, network="real", patches=fits))
+
+
+def test_damaged_image(tmp_path, monkeypatch):
+    """An image file that is none ends the run with a line that names it; the rows before it stay."""
+    for name in ("n01", "n02"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(tmp_path / "val" / name / "a.png")
+    (tmp_path / "val" / "n02" / "a.png").write_bytes(b"not a picture")
+    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
+    flat = torch.nn.Sequential(torch.nn.AvgPool2d(112), torch.nn.Flatten(), torch.nn.Linear(12, 1000))
+    result = certify("imagenet", DEMO_CHECKPOINT, 0.25, tmp_path / "log", "--N", 10, "--N0", 2, "--device", "cpu",
+                     network=flat)
+    assert result.returncode == 2
+    assert [line for line in result.stderr.splitlines() if line.startswith("error: ") and "a.png" in line]
+    assert (tmp_path / "log").read_text().count("\n") == 2
+
+
+def test_cifar10_is_not_to_be_had(tmp_path, monkeypatch):
+    """Images that do not come with the repository, where there is no data set and no network."""
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    assert_all_refused(tmp_path, "only the test images 0, 20, 40", "--skip", "1", "--max", "2",
+                       checkpoint=DEMO_CHECKPOINT)
+    assert_refused(certify(*arguments(tmp_path / "new", "--split", "train"), network="real"), "no network")
