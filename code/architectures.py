@@ -53,10 +53,15 @@ def load_checkpoint(path: str, dataset: str) -> tuple[nn.Sequential, dict]:
     """
     checkpoint = read_checkpoint(path)
     network = build_network(checkpoint["arch"], dataset)
+    load_state(path, checkpoint, network)
+    return network.eval(), checkpoint
+
+
+def load_state(path: str, checkpoint: dict, network: nn.Module) -> None:
+    """Load a checkpoint's weights into a network that they must fit exactly. Raises InputError."""
     state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
     _check_state(path, checkpoint["arch"], state, network.state_dict())
     network.load_state_dict(state)
-    return network.eval(), checkpoint
 
 
 def read_checkpoint(path: str) -> dict:
@@ -93,9 +98,10 @@ def _check_state(path: str, arch: str, state: dict, expected: dict) -> None:
         if not isinstance(value, torch.Tensor) or value.shape != expected[key].shape:
             shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise InputError(f"{path}: does not fit {arch}: {key} is {shape}, not {list(expected[key].shape)}")
-        if value.is_floating_point() != expected[key].is_floating_point() or value.layout != torch.strided:
+        if (value.is_floating_point() != expected[key].is_floating_point() or value.is_meta
+                or value.layout != torch.strided):
             raise InputError(f"{path}: does not fit {arch}: {key} is of type {value.dtype}, {value.layout}")
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise InputError(f"{path}: {key} holds NaN or infinite numbers")
 
 

@@ -17,6 +17,7 @@ from scipy.special import betaincinv, gammaln, ndtr, ndtri, xlogy
 from scipy.stats import poisson
 
 SMALLEST_CALIBRATED_ALPHA = 1e-10  # below it, eta = alpha / number of ranks (Bonferroni)
+LARGEST_N = 10 ** 7  # up to which the rounding in failure_probability is within its margin
 SMALLEST_ALPHA = 1e-100  # far below it, betaincinv loses its accuracy
 WINDOW = 12  # standard deviations of states kept in the recursion
 ETA_TOLERANCE = 1e-6  # relative accuracy of eta
@@ -63,6 +64,8 @@ def clopper_pearson_ranks(n: int, intervals: int = 1000) -> np.ndarray:
 
     Equally spaced on the scale on which all binomial limits are equally wide.
     """
+    if not 1 <= n <= LARGEST_N:
+        raise ValueError(f"need 1 <= n <= {LARGEST_N}, not n = {n}")
     angle = np.arange(intervals + 1) * (np.pi / (2 * intervals))
     return np.unique(np.clip(np.round(n * np.sin(angle) ** 2), 1, n).astype(np.int64))
 
@@ -101,7 +104,7 @@ def failure_probability(n: int, ranks: np.ndarray, prob: np.ndarray) -> float:
         if not stays.any():
             return 1.0
         states, mass, previous = states[stays], mass[stays], p
-    return min(failure * (1 + 1e-6), 1.0)  # 1e-6: more than the rounding of the logarithms above, for n up to 1e7
+    return min(failure * (1 + 1e-6), 1.0)  # 1e-6: more than the rounding of the logarithms above, for n up to LARGEST_N
 
 
 @lru_cache
@@ -174,8 +177,8 @@ def _hoeffding_width(n: int, alpha: float) -> float:
 
 
 def _check(n: int, alpha: float) -> None:
-    if not n >= 1 or not SMALLEST_ALPHA <= alpha < 1:
-        raise ValueError(f"need n >= 1 and {SMALLEST_ALPHA:g} <= alpha < 1, not n = {n}, alpha = {alpha}")
+    if not 1 <= n <= LARGEST_N or not SMALLEST_ALPHA <= alpha < 1:
+        raise ValueError(f"need 1 <= n <= {LARGEST_N} and {SMALLEST_ALPHA:g} <= alpha < 1, not {n} and {alpha}")
 
 
 # --- bounds on the expected score ------------------------------------------------------------------------------------

@@ -96,8 +96,10 @@ class Certificate:
     @cached_property
     def exp_cdf(self) -> tuple[float, ...]:
         """Bounds from the CDF (Kumar et al. 2020, Theorem 2)."""
-        if self.prediction == ABSTAIN or self.thresholds is None:
+        if self.prediction == ABSTAIN:
             return (0.0,) * len(self.rule.radii)
+        if self.thresholds is None:
+            return (self.rule.measure.score_min,) * len(self.rule.radii)
         return tuple(weighted_score_bound(self.thresholds, self.rule.weights, self.rule.measure.score_min).tolist())
 
     @cached_property

@@ -65,7 +65,14 @@ def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[I
         pixels, labels = cifar10_tensors(train=split == "train")
         return ImageSet(size, lambda i: (pixels[i].float() / 255, int(labels[i]))), indices
     folder = imagenet_folder("train" if split == "train" else "val", imagenet_test_transform())
-    return ImageSet(len(folder), lambda i: folder[i]), requested_indices(len(folder), skip, stop)
+    return ImageSet(len(folder), lambda i: _load(folder, i)), requested_indices(len(folder), skip, stop)
+
+
+def _load(folder: datasets.ImageFolder, index: int) -> tuple[torch.Tensor, int]:
+    try:
+        return folder[index]
+    except (OSError, SyntaxError, ValueError) as error:  # whatever PIL says of a damaged file
+        raise InputError(f"{folder.samples[index][0]}: not a readable image ({error})") from None
 
 
 def _bundled_images() -> dict[int, tuple[torch.Tensor, int]]:

@@ -5,12 +5,14 @@ image comes from one stream, drawn in blocks of BLOCK samples.
 """
 import copy
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse
+from torch.fx import symbolic_trace
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from errors import InputError
 
@@ -58,8 +60,8 @@ class Sampler:
     def __init__(self, base_classifier: nn.Module, sigma: float, device: torch.device, precision: str, compile: bool):
         self.sigma, self.device, self.dtype = sigma, device, PRECISIONS[precision]
         self.tf32, self.compile = precision == "tf32", compile
-        self._original = base_classifier
-        self._network = None  # made at the first image, whose shape the folding is checked on
+        self._copy = copy.deepcopy(base_classifier).eval()
+        self._network = None  # made of it at the first image, whose shape the folding is checked on
 
     def softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]) -> Iterator[torch.Tensor]:
         """Yield float32 softmax tensors [b, classes] of `count` noisy copies of x [C, H, W], in stream order.
@@ -94,7 +96,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _prepare(self, x: torch.Tensor) -> nn.Module:
-        network = copy.deepcopy(self._original).eval().to(self.device)
+        network = self._copy.to(self.device, torch.float32)
         network = _fold_batchnorm(network, x).to(self.dtype, memory_format=torch.channels_last)
         if not self.compile:
             return network
@@ -103,11 +105,26 @@ class Sampler:
 
 
 def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
-    """`network` with BatchNorm folded into its convolutions, or as it is where torch.fx cannot trace it faithfully."""
+    """`network` with BatchNorm folded into its convolutions, or as it is where torch.fx cannot trace it.
+
+    The trace only finds each BatchNorm that a convolution alone feeds: what runs is the module's own code, so that
+    nothing in it (a random draw, say) is frozen to its value in the trace.
+    """
     try:
-        folded = fuse(network)
+        graph = symbolic_trace(copy.deepcopy(network)).graph
     except Exception:  # torch.fx raises almost any type for a module whose Python it cannot follow
         return network
+    folded = copy.deepcopy(network)
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    times_called = Counter(node.target for node in calls)
+    for node in calls:
+        before = node.args[0] if node.args else None
+        if before not in calls or len(before.users) > 1 or times_called[node.target] * times_called[before.target] > 1:
+            continue
+        convolution, norm = folded.get_submodule(before.target), folded.get_submodule(node.target)
+        if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
+            folded.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
+            folded.set_submodule(node.target, nn.Identity())
     probe = x + 0.1 * torch.randn(4, *x.shape, device=x.device, generator=torch.Generator(x.device).manual_seed(0))
     expected = network(probe)
     return folded if torch.allclose(folded(probe), expected, rtol=1e-3, atol=1e-3) else network

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import datasets
-from architectures import ARCHITECTURES, build_network, read_checkpoint
+from architectures import ARCHITECTURES, build_network, load_state, read_checkpoint
 from errors import InputError, run
 from sampler import choose_device
 
@@ -134,9 +134,14 @@ def resume(args: argparse.Namespace, path: Path, network, optimizer, scheduler) 
     for name, value in vars(args).items():
         if name not in MAY_DIFFER_ON_RESUME and config.get(name) != value:
             raise InputError(f"{path}: was trained with {name} {config.get(name)}, not {value}")
-    network.load_state_dict(checkpoint["state_dict"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    scheduler.load_state_dict(checkpoint["scheduler"])
+    load_state(str(path), checkpoint, network)
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        scheduler.load_state_dict(checkpoint["scheduler"])
+        if not 0 <= checkpoint["epoch"] <= args.epochs or scheduler.last_epoch < 0 or "base_lrs" not in vars(scheduler):
+            raise ValueError("epoch")
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        raise InputError(f"{path}: its training state is damaged") from None
     return checkpoint["epoch"]
 
 
@@ -164,8 +169,8 @@ def main() -> None:
     first = resume(args, path, network, optimizer, scheduler) if args.resume else 0
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.with_name("log.txt")
-    if not args.resume:
-        log.write_text(LOG_HEADER + "\n")
+    rows = log.read_text().splitlines() if args.resume and log.exists() else []
+    log.write_text("\n".join([LOG_HEADER, *rows[1:1 + first]]) + "\n")  # a row may be one epoch ahead of its checkpoint
     parallel = nn.DataParallel(network) if torch.cuda.device_count() > 1 and device.type == "cuda" else network
     for epoch in range(first, args.epochs):
         torch.manual_seed((args.seed << 16) + epoch)

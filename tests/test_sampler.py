@@ -100,8 +100,7 @@ def test_stream_seed_domain():
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_noise_is_float32_at_every_precision(precision):
     """The sum is made in float32 and cast afterwards: the cast belongs to the base classifier."""
-    full = noisy_images()
-    low = noisy_images(precision=precision)
+    full, low = noisy_images(), noisy_images(precision=precision)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     assert full.dtype == torch.float32 and low.dtype == dtype
     assert torch.equal(low, full.to(dtype))

@@ -69,7 +69,7 @@ def test_limits_mirror():
             return super().forward(x).flip(1)
 
     for index in range(5):
-        one, two = (Smooth(kind(), 2, SIGMA, device="cpu").predict(torch.zeros(1, 1, 1), 10, 100, 0.1, 64, index=index)
+        one, two = (Smooth(kind(), 2, SIGMA, device="cpu").predict(torch.zeros(1, 1, 1), 11, 100, 0.1, 64, index=index)
                     for kind in (Threshold, Mirrored))
         assert one.chosen == 1 - two.chosen
         assert (one.lower, one.upper) == (two.lower, two.upper)

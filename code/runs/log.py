@@ -24,7 +24,7 @@ FLOOR = decimal.Context(prec=DIGITS, rounding=decimal.ROUND_FLOOR)
 CEILING = decimal.Context(prec=DIGITS, rounding=decimal.ROUND_CEILING)
 TIME = re.compile(r"(\d+ days?, )?\d+:\d\d:\d\d(\.\d+)?")
 INTEGER = re.compile(r"-?\d{1,18}")
-NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?")
+NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
 
 
 def check_radii(radii: Sequence[float]) -> None:

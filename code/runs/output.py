@@ -80,7 +80,8 @@ class RunOutput:
         try:
             if overwrite and (self.file.size or os.path.exists(record_path(path))):
                 print(f"{path}: kept as {set_aside(path)}", file=sys.stderr)
-                os.close(self.file.fd)
+                old, self.file = self.file, None
+                os.close(old.fd)
                 self.file = AppendFile(path)
             self.old = read_record(path)
             if self.old is None and self.file.size:
@@ -89,6 +90,8 @@ class RunOutput:
             if self.old is not None:
                 check_same_settings(path, self.old["settings"], settings)
             table = parse(path, self.file.read())
+            if table.header and list(table.header) != list(header):
+                raise InputError(f"{path}: its columns are not those of its record; --overwrite starts anew")
             complete = self._open_scores(table, parse_scores) if parse_scores else len(table.rows)
             self.done = set(table.indices[:complete])
             self._size = table.ends[complete] if table.rows else table.ends[-1]
@@ -148,9 +151,9 @@ class RunOutput:
 
     def close(self) -> None:
         """Give the files back."""
-        if self.scores:
-            self.scores.close()
-        self.file.close()
+        for file in (self.scores, self.file):
+            if file:
+                file.close()
 
 
 def set_aside(path: str) -> str:

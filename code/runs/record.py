@@ -11,6 +11,7 @@ from errors import InputError
 from measures import MEASURES
 from runs.log import Log, read_bytes, read_log
 
+DEPTH = 10  # more than a record's lists and dictionaries stand in each other
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
 # settings: a row depends on them, and a log goes on with the same ones only. Each with the option that sets it.
 OPTION = {
@@ -58,11 +59,17 @@ def read_record(outfile: str) -> dict | None:
         record = json.loads(read_bytes(path))
     except (ValueError, RecursionError):
         raise InputError(f"{path}: not a JSON record of a run") from None
-    starts = record.get("starts") if isinstance(record, dict) else None
-    if (not isinstance(starts, list) or not starts or not all(isinstance(start, dict) for start in starts)
-            or not isinstance(record.get("settings"), dict)):
+    settings, starts = (record.get(name) if isinstance(record, dict) else None for name in ("settings", "starts"))
+    if (_nested_deeper(record, DEPTH) or not isinstance(settings, dict) or not isinstance(starts, list) or not starts
+            or not all(isinstance(start, dict) for start in starts)):
         raise InputError(f"{path}: not a record of a run (no settings or no starts in it)")
     return record
+
+
+def _nested_deeper(value, levels: int) -> bool:
+    """Whether lists and dictionaries stand in each other more than `levels` deep."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_nested_deeper(item, levels - 1) for item in inside)
 
 
 def read_recorded_log(path: str) -> tuple[Log, dict]:

@@ -41,7 +41,7 @@ def parse_scores(path: str, data: bytes, n: int, score_range: tuple[float, float
     dtype = scores_dtype(n)
     records = np.frombuffer(data[:len(data) // dtype.itemsize * dtype.itemsize], dtype)
     low, high = score_range
-    order, mean = records["order"], records["mean"]
+    order, mean = records["order"].astype(np.float64), records["mean"]
     sound = (  # false for NaN, too
         (records["idx"] >= 0) & (records["label"] >= 0) & (records["chosen"] >= 0)
         & (mean >= order[:, 0] - 1e-9) & (mean <= order[:, -1] + 1e-9)
@@ -78,10 +78,11 @@ def read_scores(path: str) -> SavedScores:
     settings, eta = record["settings"], record.get("eta")
     try:
         measure = MEASURES[settings["confidence_measure"]]
-        rule = Rule(measure, settings["N"], settings["alpha"], settings["sigma"], settings["bound"],
-                    tuple(settings["radii"]), kept_ranks=True, eta=eta)
-        if type(rule.n) is not int or not rule.sigma > 0 or (rule.bound == "clopper_pearson" and eta is None):
-            raise ValueError("N, sigma or eta is none")
+        alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
+        rule = Rule(measure, settings["N"], alpha, sigma, settings["bound"], tuple(radii), kept_ranks=True, eta=eta)
+        if (type(rule.n) is not int or type(settings["radii"]) is not list or not 0 < rule.sigma < np.inf
+                or rule.bound == "clopper_pearson" and eta is None):
+            raise ValueError("N, radii, sigma or eta")
         check_radii(rule.radii)
         rule.band  # noqa: B018  (checks n, alpha, bound and eta)
     except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
