@@ -125,7 +125,7 @@ def make_optimizer(args: argparse.Namespace, network: nn.Module, steps: int) -> 
         cycle_momentum=False)
 
 
-def resume(args: argparse.Namespace, path: Path, network, optimizer, scheduler) -> int:
+def resume(args: argparse.Namespace, path: Path, network, optimizer, scheduler, steps: int) -> int:
     """Load the state of an unfinished training and return its next epoch. Raises InputError where it does not fit."""
     checkpoint = read_checkpoint(str(path))
     config = checkpoint.get("config")
@@ -138,8 +138,8 @@ def resume(args: argparse.Namespace, path: Path, network, optimizer, scheduler) 
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
         scheduler.load_state_dict(checkpoint["scheduler"])
-        if not 0 <= checkpoint["epoch"] <= args.epochs or scheduler.last_epoch < 0 or "base_lrs" not in vars(scheduler):
-            raise ValueError("epoch")
+        if checkpoint["scheduler"]["last_epoch"] != checkpoint["epoch"] * steps:
+            raise ValueError("the schedule is not at the end of an epoch")
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise InputError(f"{path}: its training state is damaged") from None
     return checkpoint["epoch"]
@@ -166,7 +166,7 @@ def main() -> None:
     network = build_network(args.arch, args.dataset).to(device, memory_format=torch.channels_last)
     train_batches, test_batches = make_batches(args, device)
     optimizer, scheduler = make_optimizer(args, network, len(train_batches))
-    first = resume(args, path, network, optimizer, scheduler) if args.resume else 0
+    first = resume(args, path, network, optimizer, scheduler, len(train_batches)) if args.resume else 0
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.with_name("log.txt")
     rows = log.read_text().splitlines() if args.resume and log.exists() else []

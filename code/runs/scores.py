@@ -41,11 +41,11 @@ def parse_scores(path: str, data: bytes, n: int, score_range: tuple[float, float
     dtype = scores_dtype(n)
     records = np.frombuffer(data[:len(data) // dtype.itemsize * dtype.itemsize], dtype)
     low, high = score_range
-    order, mean = records["order"].astype(np.float64), records["mean"]
-    sound = (  # false for NaN, too
-        (records["idx"] >= 0) & (records["label"] >= 0) & (records["chosen"] >= 0)
-        & (mean >= order[:, 0] - 1e-9) & (mean <= order[:, -1] + 1e-9)
-        & (order[:, 0] >= low) & (order[:, -1] <= high) & (np.diff(order, axis=1) >= 0).all(1))
+    with np.errstate(invalid="ignore"):  # NaN compares as false, and is refused so
+        order, mean = records["order"].astype(np.float64), records["mean"]
+        sound = ((records["idx"] >= 0) & (records["label"] >= 0) & (records["chosen"] >= 0)
+                 & (mean >= order[:, 0] - 1e-9) & (mean <= order[:, -1] + 1e-9)
+                 & (order[:, 0] >= low) & (order[:, -1] <= high) & (order[:, 1:] >= order[:, :-1]).all(1))
     if not sound.all():
         raise InputError(f"{path}: record {int(np.argmin(sound))} is not one of saved scores")
     if len(np.unique(records["idx"])) < len(records):
