@@ -1,0 +1,89 @@
+"""The results that the repository ships: logs, saved scores, and the README's table of them."""
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+from helpers import ROOT, run_program
+
+from architectures import load_checkpoint
+from core import Smooth
+from datasets import open_images
+from measures import MEASURES
+from runs.record import read_recorded_log
+from runs.scores import read_scores
+
+LOGS = ROOT / "log_files" / "cifar10_resnet20"
+RUNS = [LOGS / measure / f"noise_{sigma}" for measure in MEASURES for sigma in ("0.25",)]
+
+
+@pytest.mark.parametrize("log", [log for run in RUNS for log in (run, Path(f"{run}_dkw"))], ids=str)
+def test_shipped_log(log):
+    """500 images in order, with a clean record of how they were made."""
+    table, settings = read_recorded_log(str(log))
+    assert table.indices == list(range(0, 10000, 20)) and not table.torn
+    assert settings["bound"] == ("dkw" if log.name.endswith("dkw") else "clopper_pearson")
+    assert settings["alpha"] == 0.001 and f"{settings['sigma']:.2f}" in log.name
+
+
+@pytest.mark.parametrize("log", RUNS, ids=str)
+def test_saved_scores_belong_to_the_log(log):
+    """Certified again, every image has the log's own bounds."""
+    saved = read_scores(f"{log}.scores")
+    table, _ = read_recorded_log(str(log))
+    for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.rule), strict=True):
+        assert (row.index, row.label, row.predict) == (index, label, certificate.prediction)
+        assert row.exp_cdf == pytest.approx(certificate.exp_cdf, rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize("log", RUNS, ids=str)
+def test_clopper_pearson_certifies_at_least_what_dkw_does(log):
+    """Two images of 500 is the tolerance; at sigma 0.25 and R = 0.75 DKW certifies nothing, and the other band does."""
+    score = MEASURES[log.parent.name].cutoff
+    ours, dkw = (read_recorded_log(str(path))[0].certified_accuracy(score) for path in (log, Path(f"{log}_dkw")))
+    assert (ours >= dkw - 0.004).all()
+    if log == LOGS / "pred_score" / "noise_0.25":
+        assert dkw[3] == 0 and ours[3] >= 0.05
+
+
+@pytest.mark.parametrize("log", RUNS, ids=str)
+def test_sampling_again_agrees(log):
+    """Fresh noise gives the same class, and a mean as near as Hoeffding allows (1e-3 a sample)."""
+    table, settings = read_recorded_log(str(log))
+    measure, n = MEASURES[settings["confidence_measure"]], settings["N"]
+    sigma = settings["sigma"]
+    network, _ = load_checkpoint(f"{ROOT}/models/cifar10/resnet20/noise_{sigma:.2f}/checkpoint.pth.tar", "cifar10")
+    smooth = Smooth(network, 10, sigma, measure.name, precision=settings["precision"])
+    images, _ = open_images("cifar10", "test", 20)
+    for row in [row for row in table.rows if row.predict >= 0][:5]:
+        found = smooth.certify(images.load(row.index)[0], 100, 1000, 0.001, 1000, seed=1, index=row.index)
+        implied = row.exp[0] + measure.range * math.sqrt(math.log(1 / settings["alpha"]) / (2 * n))
+        width = math.sqrt(math.log(2000) / (2 * n)) + math.sqrt(math.log(2000) / 2000)
+        assert found.chosen == row.predict
+        assert abs(found.mean - implied) <= measure.range * width
+
+
+def test_readme_shows_what_tables_sh_prints():
+    """The README's table is the script's output on the shipped logs."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(["bash", "scripts/tables.sh"], cwd=ROOT, capture_output=True, text=True,
+                            env={**os.environ, "PATH": path, "SIGMAS": "0.25"})
+    assert result.returncode == 0, result.stderr
+    tables = [block for block in result.stdout.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 2
+    readme = (ROOT / "README.md").read_text()
+    assert all(table.strip() in readme for table in tables)
+
+
+def test_analyze_on_the_shipped_logs(tmp_path):
+    """A picture, and a table whose numbers are cert_acc's."""
+    result = run_program("code/analyze.py", RUNS[0], f"{RUNS[0]}_dkw", "--score", "0.5", "--table", "csv",
+                         "--out", tmp_path / "p.svg")
+    assert result.returncode == 0 and (tmp_path / "p.svg").stat().st_size > 1000
+    (tmp_path / "table.csv").write_text(result.stdout)
+    table = pandas.read_csv(tmp_path / "table.csv")
+    expected = read_recorded_log(str(RUNS[0]))[0].certified_accuracy(0.5)
+    assert table.iloc[0, 3:].astype(float).tolist() == pytest.approx(expected.tolist(), abs=1e-4)
