@@ -49,7 +49,8 @@ class Rule:
     @cached_property
     def weights(self) -> np.ndarray:
         """Phi(Phi^-1(p_j) - R / sigma), [radii, ranks]: the same for every image."""
-        return shifted_probability(self.band.prob, np.asarray(self.radii)[:, None] / self.sigma)
+        with np.errstate(over="ignore"):  # an infinite shift leaves the lowest score
+            return shifted_probability(self.band.prob, np.asarray(self.radii)[:, None] / self.sigma)
 
     def certificate(self, chosen: int, mean: float, thresholds: np.ndarray) -> "Certificate":
         """The certificate of class `chosen` from its scores' mean and their order statistics at band.ranks, [J]."""
