@@ -1,7 +1,9 @@
 """The README's figures of certified accuracy, from saved scores and from the experiment on the number of samples.
 
     python benchmarks/figures.py radius log_files/cifar10_resnet20 figures/new_radius.png
-    python benchmarks/figures.py samples log_files/cifar10_resnet20/sample_size.tsv figures/new_samples.png
+    python benchmarks/figures.py samples log_files/cifar10_resnet20/sample_size_0.25.tsv figures/new_samples.png
+
+The second also prints the certified accuracy at every radius.
 """
 import argparse
 import sys
@@ -15,11 +17,12 @@ from scipy.special import ndtri
 sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
 from certificate import Certificate  # noqa: E402
 from errors import run  # noqa: E402
+from measures import MEASURES  # noqa: E402
 from runs.figures import COLOURS, check_figure_path, new_figure, save_figure  # noqa: E402
 from runs.newfile import refuse_existing  # noqa: E402
 from runs.scores import read_scores  # noqa: E402
 
-SIGMAS, MEASURES = ("0.25", "0.50"), ("pred_score", "margin")
+SIGMAS = ("0.25", "0.50")
 BANDS = {"clopper_pearson": "Clopper-Pearson band", "dkw": "DKW band (the paper's)"}
 
 
@@ -69,7 +72,7 @@ def draw_radius(folder: Path):
                 steps = np.unique([0.0, *radii])
                 accuracy = 1 - np.searchsorted(radii, steps, side="right") / len(radii)
                 axes.plot(steps, accuracy, line, color=colour, drawstyle="steps-post", label=name)
-            axes.set(title=f"{measure} above {score:g}, sigma {sigma}, N = {n}",
+            axes.set(title=f"{measure} above {score:g}, sigma {sigma}, N = {n:,}",
                      xlabel="radius (L2 distance, pixels in [0, 1])", ylabel="certified accuracy (fraction)")
             axes.grid(color="0.9")
             axes.set_xlim(left=0)
@@ -78,19 +81,27 @@ def draw_radius(folder: Path):
     return figure
 
 
+def accuracy_by_samples(path: Path) -> pandas.DataFrame:
+    """Certified accuracy at each measure's cutoff: a row for each (measure, bound, N), a column exp_cdf_* a radius."""
+    table = pandas.read_csv(path, sep="\t")
+    bounds = table.filter(like="exp_cdf")
+    above = bounds.gt(table.measure.map({name: MEASURES[name].cutoff for name in MEASURES}), axis=0)
+    certified = above.mul(table.predict == table.label, axis=0)
+    return certified.groupby([table.measure, table.bound, table.N]).mean()
+
+
 def draw_samples(path: Path):
     """Certified accuracy at R = 0.5 against the number of samples: a panel for each measure, a curve for each band."""
-    table = pandas.read_csv(path, sep="\t")
+    accuracy = accuracy_by_samples(path)
+    print(accuracy.to_string())
     figure = new_figure(8.8, 3.8)
-    for axes, (measure, score) in zip(figure.subplots(1, 2, sharey=True), zip(MEASURES, (0.5, 0.0), strict=True),
-                                      strict=True):
-        for (bound, name), colour in zip(BANDS.items(), COLOURS, strict=False):
-            rows = table[(table.measure == measure) & (table.bound == bound)]
-            certified = (rows.predict == rows.label) & (rows.exp_cdf_50 > score)
-            accuracy = certified.groupby(rows.N).mean()
-            axes.plot(accuracy.index, accuracy, "o-", markersize=4, color=colour, label=name)
-        axes.set(title=f"{measure} above {score:g}, R = 0.5, {table.idx.nunique()} images", xscale="log",
+    for axes, (name, measure) in zip(figure.subplots(1, 2, sharey=True), MEASURES.items(), strict=True):
+        for (bound, label), colour in zip(BANDS.items(), COLOURS, strict=False):
+            curve = accuracy.loc[name, bound].exp_cdf_50
+            axes.plot(curve.index, curve, "o-", markersize=4, color=colour, label=label)
+        axes.set(title=f"{name} above {measure.cutoff:g}, R = 0.5", xscale="log",
                  xlabel="number of samples N", ylabel="certified accuracy (fraction)")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(color="0.9")
     axes.set_ylim(bottom=0)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

@@ -1,15 +1,19 @@
 """The results that the repository ships: logs, saved scores, and the README's table of them."""
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 from helpers import ROOT, run_program
 
 from architectures import load_checkpoint
+from bounds import shifted_probability
+from certificate import BOUNDS
 from core import Smooth
 from datasets import open_images
 from measures import MEASURES
@@ -17,7 +21,8 @@ from runs.record import read_recorded_log
 from runs.scores import read_scores
 
 LOGS = ROOT / "log_files" / "cifar10_resnet20"
-RUNS = [LOGS / measure / f"noise_{sigma}" for measure in MEASURES for sigma in ("0.25",)]
+SIGMAS = ("0.25", "0.50")
+RUNS = [LOGS / measure / f"noise_{sigma}" for measure in MEASURES for sigma in SIGMAS]
 
 
 @pytest.mark.parametrize("log", [log for run in RUNS for log in (run, Path(f"{run}_dkw"))], ids=str)
@@ -70,12 +75,69 @@ def test_readme_shows_what_tables_sh_prints():
     """The README's table is the script's output on the shipped logs."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(["bash", "scripts/tables.sh"], cwd=ROOT, capture_output=True, text=True,
-                            env={**os.environ, "PATH": path, "SIGMAS": "0.25"})
+                            env={**os.environ, "PATH": path})
     assert result.returncode == 0, result.stderr
     tables = [block for block in result.stdout.split("\n\n") if block.startswith("|")]
     assert len(tables) == 2
     readme = (ROOT / "README.md").read_text()
     assert all(table.strip() in readme for table in tables)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_sample_size_table(sigma):
+    """One row for each of 20 images, both measures and bands, and every N; DKW never beyond its limit at that N."""
+    table = pandas.read_csv(LOGS / f"sample_size_{sigma}.tsv", sep="\t")
+    keys = ["idx", "measure", "bound", "N"]
+    assert len(table) == len(table[keys].drop_duplicates()) == 20 * len(MEASURES) * len(BOUNDS) * table.N.nunique()
+    assert sorted(table.idx.unique()) == list(range(0, 10000, 500))
+    assert set(table.measure) == set(MEASURES) and set(table.bound) == set(BOUNDS)
+    assert {1000, 10000, 100000} <= set(table.N)
+    dkw = table[(table.bound == "dkw") & (table.measure == "pred_score")]
+    for n, rows in dkw.groupby("N"):
+        limit = shifted_probability(1 - math.sqrt(math.log(1000) / (2 * n)), np.array([0.5, 0.75]) / float(sigma))
+        assert (rows[["exp_cdf_50", "exp_cdf_75"]] <= limit).all(axis=None)
+
+
+@pytest.mark.parametrize("log", RUNS, ids=str)
+def test_sample_size_table_has_the_logs_samples(log):
+    """Same seed, same samples: at N = 10,000 the table's Clopper-Pearson rows are those of the log."""
+    table = pandas.read_csv(LOGS / f"sample_size_{log.name.removeprefix('noise_')}.tsv", sep="\t")
+    rows = {row.index: row for row in read_recorded_log(str(log))[0].rows}
+    found = table[(table.measure == log.parent.name) & (table.bound == "clopper_pearson") & (table.N == 10000)]
+    assert len(found) == 20
+    for line in found.itertuples(index=False):
+        row = rows[line.idx]
+        assert (line.label, line.predict) == (row.label, row.predict)
+        assert line[6:] == row.exp_cdf
+
+
+@pytest.mark.parametrize("log", RUNS, ids=str)
+def test_readme_splits_the_differences(log):
+    """Band: our two rows. N: DKW at 10,000 against 100,000 samples, 20 images. Network: the rest."""
+    measure, sigma = MEASURES[log.parent.name], log.name.removeprefix("noise_")
+    readme = (ROOT / "README.md").read_text()
+    section = readme[readme.index(f"Expected {measure.name} above"):]
+    published = re.search(rf"^\| published, noise {sigma} \|[^|]*\|(.*)\|$", section, re.MULTILINE).group(1)
+    ours, dkw = (read_recorded_log(str(path))[0].certified_accuracy(measure.cutoff) for path in (log, f"{log}_dkw"))
+    table = pandas.read_csv(LOGS / f"sample_size_{sigma}.tsv", sep="\t")
+    table = table[(table.measure == measure.name) & (table.bound == "dkw")]
+    few, many = (((rows.filter(like="exp_cdf") > measure.cutoff).mul(rows.predict == rows.label, axis=0)).mean()
+                 for rows in (table[table.N == n] for n in (10000, 100000)))
+    total, band, n = ours - np.array(published.split("|"), float), ours - dkw, (few - many).to_numpy()
+    for name, part in {"all": total, "band": band, "N": n, "network": total - band - n}.items():
+        cells = " | ".join(f"{difference + 0.0:+.3f}" for difference in part.round(3))
+        assert f"| {measure.name}, noise {sigma} | {name} | {cells} |" in readme
+
+
+@pytest.mark.parametrize("figure, source", [("radius", LOGS), ("samples", LOGS / "sample_size_0.25.tsv")])
+def test_figures_of_the_readme(figure, source, tmp_path):
+    """They are drawn from the shipped files, and a picture that is there is not replaced."""
+    arguments = ["benchmarks/figures.py", figure, source, tmp_path / "f.svg"]
+    result = run_program(*arguments)
+    assert result.returncode == 0, result.stderr
+    picture = (tmp_path / "f.svg").read_bytes()
+    assert picture.count(b"<path") > 20
+    assert run_program(*arguments).returncode == 2 and (tmp_path / "f.svg").read_bytes() == picture
 
 
 def test_analyze_on_the_shipped_logs(tmp_path):
