@@ -145,6 +145,26 @@ def resume(args: argparse.Namespace, path: Path, network, optimizer, scheduler, 
     return checkpoint["epoch"]
 
 
+def check_outdir(path: Path, log: Path, resuming: bool) -> None:
+    """Raise InputError where a training would write over another one, or there is none to resume."""
+    if resuming and not path.exists():
+        raise InputError(f"{path}: no checkpoint to resume from")
+    if path.exists() and not resuming:
+        raise InputError(f"{path} is there: --resume goes on from it, another OUTDIR starts anew")
+    if not resuming and log.is_file() and log.read_text(errors="replace").splitlines() not in ([], [LOG_HEADER]):
+        raise InputError(f"{log} is there, without a checkpoint: another OUTDIR starts anew")
+
+
+def begin_log(log: Path, done: int) -> None:
+    """Write the header, and keep the rows of the epochs done: the last row may be ahead of its checkpoint."""
+    rows = log.read_text().splitlines() if done and log.exists() else []
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("\n".join([LOG_HEADER, *rows[1:1 + done]]) + "\n")
+    except OSError as error:
+        raise InputError(f"{log}: cannot be written ({error.strerror})") from None
+
+
 def save(path: Path, **content) -> None:
     """Write a checkpoint whole or not at all."""
     unfinished = path.with_name(path.name + ".part")
@@ -157,20 +177,15 @@ def main() -> None:
     check_arguments(args)
     if args.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
-    device, path = choose_device(args.device), Path(args.outdir) / "checkpoint.pth.tar"
-    if path.exists() and not args.resume:
-        raise InputError(f"{path} is there: --resume goes on from it, another OUTDIR starts anew")
-    if args.resume and not path.exists():
-        raise InputError(f"{path}: no checkpoint to resume from")
+    device = choose_device(args.device)
+    path, log = (Path(args.outdir) / name for name in ("checkpoint.pth.tar", "log.txt"))
+    check_outdir(path, log, args.resume)
     torch.manual_seed(args.seed)
     network = build_network(args.arch, args.dataset).to(device, memory_format=torch.channels_last)
     train_batches, test_batches = make_batches(args, device)
     optimizer, scheduler = make_optimizer(args, network, len(train_batches))
     first = resume(args, path, network, optimizer, scheduler, len(train_batches)) if args.resume else 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = path.with_name("log.txt")
-    rows = log.read_text().splitlines() if args.resume and log.exists() else []
-    log.write_text("\n".join([LOG_HEADER, *rows[1:1 + first]]) + "\n")  # a row may be one epoch ahead of its checkpoint
+    begin_log(log, first)
     parallel = nn.DataParallel(network) if torch.cuda.device_count() > 1 and device.type == "cuda" else network
     for epoch in range(first, args.epochs):
         torch.manual_seed((args.seed << 16) + epoch)

@@ -130,6 +130,21 @@ def test_existing_checkpoint_stays(tmp_path):
     assert (tmp_path / "log.txt").read_text() == "log\n"
 
 
+def test_existing_log_stays(tmp_path):
+    """A log with rows is no place for a new training, even without its checkpoint; a header alone is."""
+    log = "\t".join(HEADER) + "\n"
+    (tmp_path / "log.txt").write_text(log + "0\t1.0\n")
+    assert_refused(start(tmp_path), "log.txt is there")
+    assert (tmp_path / "log.txt").read_text() == log + "0\t1.0\n" and not (tmp_path / "checkpoint.pth.tar").exists()
+    (tmp_path / "log.txt").write_text(log)
+    assert start(tmp_path, "--epochs", 1).returncode == 0 and len(log_rows(tmp_path)) == 1
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_refused(start(tmp_path / "file" / "out"), "cannot be written")
+
+
 @pytest.mark.parametrize("schedule", ["step", "one_cycle"])
 def test_resumed_training_is_the_whole_one(tmp_path, monkeypatch, schedule):
     """Interrupted after its first epoch, then resumed: the same weights as in one go, to the last bit."""
