@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent / "code"))
 from bounds import population_limit  # noqa: E402
 from errors import InputError, run  # noqa: E402
-from runs.log import Log  # noqa: E402
+from runs.log import Log, tell_flaws  # noqa: E402
 from runs.record import read_recorded_log  # noqa: E402
 from runs.tables import FORMATS, format_table  # noqa: E402
 
@@ -28,7 +28,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("log_file", nargs="+")
     parser.add_argument("score", type=float, help="certified: the bound on the expected score is strictly above it")
     parser.add_argument("--confidence", type=float, help="add lower limits on the population's certified accuracy")
-    parser.add_argument("--alpha", type=float, help="error probability of a row, for logs without a record")
+    parser.add_argument("--alpha", type=float, help="error probability of a row, for logs without a record; where a "
+                                                    "record has a smaller one, this one counts")
     parser.add_argument("--format", choices=FORMATS, help="print one table (default: text, where there are several)")
     return parser.parse_args()
 
@@ -41,6 +42,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < 1:
             raise InputError(f"--{name} must lie strictly between 0 and 1, not {value}")
+    if args.confidence is not None and 1 - args.confidence == 1:
+        raise InputError(f"--confidence {args.confidence} is 0 in float64")
 
 
 def print_reference_report(log: Log, score: float) -> None:
@@ -53,13 +56,12 @@ def print_reference_report(log: Log, score: float) -> None:
 
 
 def row_alpha(args: argparse.Namespace, path: str, settings: dict) -> float:
-    """The error probability of a log's rows, from its record or from --alpha. Raises InputError."""
+    """The error probability of a log's rows, the larger of its record's and --alpha. Raises InputError."""
     recorded = settings.get("alpha")
-    if isinstance(recorded, float) and 0 < recorded < 1:
-        return recorded
-    if args.alpha is None:
+    known = [recorded] if isinstance(recorded, float) and 0 < recorded < 1 else []
+    if not known and args.alpha is None:
         raise InputError(f"{path}: has no record of its alpha: give --alpha")
-    return args.alpha
+    return max(known + ([] if args.alpha is None else [args.alpha]))
 
 
 def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
@@ -71,12 +73,10 @@ def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
             lines = {name: log.certified_accuracy(args.score, cdf)}
             if args.confidence is not None:
                 alpha = row_alpha(args, path, settings)
-                lines[f"{name}, population"] = population_limit(
-                    log.certified(args.score, cdf).sum(0), len(log.rows), args.confidence, alpha)
+                limits = population_limit(log.certified(args.score, cdf).sum(0), log.images, args.confidence, alpha)
+                lines[f"{name}, population"] = np.floor(limits * 1e4) / 1e4  # cut off: none is printed above itself
             for what, values in lines.items():
-                # limits are cut off, not rounded, so that none is printed above itself
-                cells = {radius: f"{np.floor(value * 1e4) / 1e4:.4f}" if "population" in what else f"{value:.4f}"
-                         for radius, value in zip(log.radii, values, strict=True)}
+                cells = {radius: f"{value:.4f}" for radius, value in zip(log.radii, values, strict=True)}
                 rows.append([path, what, *(cells.get(radius, "") for radius in radii)])
     return format_table(["log", "certified accuracy", *(f"R = {radius:.2f}" for radius in radii)], rows,
                         args.format or "text")
@@ -86,9 +86,8 @@ def main() -> None:
     args = parse_arguments()
     check_arguments(args)
     logs = {path: read_recorded_log(path) for path in args.log_file}
-    for path, (log, _) in logs.items():
-        if log.torn:
-            print(f"{path}: its last line is torn and is left out", file=sys.stderr)
+    for log, _ in logs.values():
+        tell_flaws(log)
     if len(logs) == 1 and args.format is None and args.confidence is None:
         print_reference_report(next(iter(logs.values()))[0], args.score)
     else:

@@ -16,7 +16,7 @@ from scipy.special import ndtri
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
 from certificate import Certificate  # noqa: E402
-from errors import run  # noqa: E402
+from errors import InputError, run  # noqa: E402
 from measures import MEASURES  # noqa: E402
 from runs.figures import COLOURS, check_figure_path, new_figure, save_figure  # noqa: E402
 from runs.newfile import refuse_existing  # noqa: E402
@@ -83,7 +83,12 @@ def draw_radius(folder: Path):
 
 def accuracy_by_samples(path: Path) -> pandas.DataFrame:
     """Certified accuracy at each measure's cutoff: a row for each (measure, bound, N), a column exp_cdf_* a radius."""
-    table = pandas.read_csv(path, sep="\t")
+    try:
+        table = pandas.read_csv(path, sep="\t")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+    if not {"label", "measure", "bound", "N", "predict"} <= set(table):
+        raise InputError(f"{path}: not a table of sample_size.py")
     bounds = table.filter(like="exp_cdf")
     above = bounds.gt(table.measure.map({name: MEASURES[name].cutoff for name in MEASURES}), axis=0)
     certified = above.mul(table.predict == table.label, axis=0)
@@ -96,9 +101,10 @@ def draw_samples(path: Path):
     print(accuracy.to_string())
     figure = new_figure(8.8, 3.8)
     for axes, (name, measure) in zip(figure.subplots(1, 2, sharey=True), MEASURES.items(), strict=True):
-        for (bound, label), colour in zip(BANDS.items(), COLOURS, strict=False):
-            curve = accuracy.loc[name, bound].exp_cdf_50
-            axes.plot(curve.index, curve, "o-", markersize=4, color=colour, label=label)
+        for (bound, label), colour, marker, size in zip(BANDS.items(), COLOURS, "os", (4, 7), strict=False):
+            curve = accuracy.loc[name, bound].exp_cdf_50  # hollow squares around dots: equal points are seen as two
+            axes.plot(curve.index, curve, marker + "-", markersize=size, fillstyle="full" if marker == "o" else "none",
+                      color=colour, label=label, clip_on=False)
         axes.set(title=f"{name} above {measure.cutoff:g}, R = 0.5", xscale="log",
                  xlabel="number of samples N", ylabel="certified accuracy (fraction)")
         axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -3,9 +3,10 @@
     python benchmarks/sample_size.py models/cifar10/resnet20/noise_0.25/checkpoint.pth.tar 0.25 log_files/new/sizes.tsv
 
 Writes one row for each image, measure, band and N: idx label measure bound N predict, and the CDF bound at each radius.
-benchmarks/figures.py draws it. Works on CIFAR-10's test images.
+benchmarks/figures.py draws it. Works on CIFAR-10's test images; the table is written at the end.
 """
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from architectures import load_checkpoint  # noqa: E402
 from certificate import BOUNDS, RADII, Certificate, Rule  # noqa: E402
 from core import Smooth, order_statistics  # noqa: E402
 from datasets import INFO, open_images  # noqa: E402
-from errors import run  # noqa: E402
+from errors import InputError, run  # noqa: E402
 from measures import MEASURES  # noqa: E402
-from runs.log import columns, join, round_down  # noqa: E402
+from runs.log import check_rule, columns, join, round_down  # noqa: E402
 from runs.newfile import refuse_existing, write_new  # noqa: E402
-from sampler import PRECISIONS  # noqa: E402
+from sampler import PRECISIONS, SEEDS, SMALLEST_SIGMA  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,6 +42,19 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise InputError for values that no run can use."""
+    if not SMALLEST_SIGMA <= args.sigma < math.inf:
+        raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {args.sigma}")
+    if min(*args.N, args.N0, args.batch, args.skip) < 1:
+        raise InputError("--N, --N0, --batch and --skip must be 1 or above")
+    for n in args.N:
+        for bound in BOUNDS:
+            check_rule(Rule(MEASURES["margin"], n, args.alpha, args.sigma, bound))
+    if not 0 <= args.seed < SEEDS:
+        raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")
+
+
 def certificates(smooth: Smooth, x, index: int, args: argparse.Namespace):
     """Yield (measure, band, n, certificate) for each of them, from one pass over the image x."""
     classes, scores = smooth.sample(x, args.N0, max(args.N), args.batch, seed=args.seed, index=index)
@@ -56,6 +70,7 @@ def certificates(smooth: Smooth, x, index: int, args: argparse.Namespace):
 
 def main() -> None:
     args = parse_arguments()
+    check_arguments(args)
     refuse_existing([args.outfile], args.overwrite)
     network, _ = load_checkpoint(args.base_classifier, "cifar10")
     images, indices = open_images("cifar10", "test", args.skip, args.max)

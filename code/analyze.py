@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from certificate import RADII
 from errors import InputError, run
 from runs.figures import COLOURS, check_figure_path, new_figure, save_figure
-from runs.log import Log
+from runs.log import Log, exactly, tell_flaws
 from runs.newfile import refuse_existing
-from runs.radii import Radii, is_radius_file, read_recorded_radii
+from runs.radii import NAIVE, Radii, is_radius_file, read_recorded_radii
 from runs.record import read_recorded_log
 from runs.tables import FORMATS, format_table
 
@@ -28,7 +28,7 @@ MARKERS = "os^DvPX"
 BOUND_NAMES = {True: "CDF bound", False: "without the CDF"}
 LABEL = {"confidence_measure": "{}", "score": "score above {}", "sigma": "sigma {}", "N": "N {}", "bound": "{}",
          "arch": "{}"}
-PLAIN_NAMES = {"clopper_pearson": "Clopper-Pearson", "dkw": "DKW", "naive": "mean alone"}
+PLAIN_NAMES = {"clopper_pearson": "Clopper-Pearson", "dkw": "DKW", NAIVE: "mean alone"}
 
 
 class Source(NamedTuple):
@@ -43,7 +43,7 @@ class Source(NamedTuple):
         if isinstance(self.table, Log):
             return [(cdf, dict(zip(self.table.radii, self.table.certified_accuracy(score, cdf), strict=True)))
                     for cdf in BOUND_NAMES]
-        return [(self.settings.get("bound") != "naive",
+        return [(self.settings.get("bound") != NAIVE,
                  dict(zip(radii, self.table.certified_accuracy(radii), strict=True)))]
 
 
@@ -76,12 +76,11 @@ def read_sources(args: argparse.Namespace) -> list[Source]:
     sources = []
     for path in dict.fromkeys(args.file):
         table, settings = (read_recorded_radii if is_radius_file(path) else read_recorded_log)(path)
-        if table.torn:
-            print(f"{path}: its last line is torn and is left out", file=sys.stderr)
+        tell_flaws(table)
         if isinstance(table, Log):
             if not args.score:
                 raise InputError(f"{path} is a log: give --score")
-        elif len(args.score) > 1 or args.score and settings.get("score", args.score[0]) != args.score[0]:
+        elif args.score and args.score != [settings.get("score")]:
             raise InputError(f"{path} is a radius file, for one score of its own: "
                              f"{settings.get('score', 'not recorded')}, not {' '.join(map(str, args.score))}")
         sources.append(Source(table, settings, label(path, settings)))
@@ -117,7 +116,7 @@ def draw_panel(axes, sources: list[Source], score: float | None) -> None:
             axes.plot(list(accuracy), list(accuracy.values()), color=colour, linestyle="-" if cdf else "--",
                       clip_on=False, **style)
     axes.set(xlabel="radius (L2 distance, pixels in [0, 1])", ylabel="certified accuracy (fraction of images)",
-             title="" if score is None else f"expected score above {score:g}")
+             title="" if score is None else f"expected score above {exactly(score)}")
     axes.label_outer()
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)

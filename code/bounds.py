@@ -19,6 +19,7 @@ from scipy.stats import poisson
 SMALLEST_CALIBRATED_ALPHA = 1e-10  # below it, eta = alpha / number of ranks (Bonferroni)
 LARGEST_N = 10 ** 7  # up to which the rounding in failure_probability is within its margin
 SMALLEST_ALPHA = 1e-100  # far below it, betaincinv loses its accuracy
+QUANTILE_MARGIN = 1 - 1e-6  # betaincinv errs as if eta were larger by up to 3e-7 of itself (n near LARGEST_N)
 WINDOW = 12  # standard deviations of states kept in the recursion
 ETA_TOLERANCE = 1e-6  # relative accuracy of eta
 DKW_THRESHOLDS = 10_000
@@ -42,7 +43,8 @@ class Band:
 def clopper_pearson_limit(k, n, eta):
     """Lower confidence limit at level 1 - eta on a binomial probability, after k >= 1 successes out of n.
 
-    Clopper and Pearson (1934): the eta-quantile of Beta(k, n - k + 1), lowered by more than its rounding error.
+    Clopper and Pearson (1934): the eta-quantile of Beta(k, n - k + 1), as SciPy finds it. Where its error would count,
+    eta is lowered by QUANTILE_MARGIN; the calibrated band is judged by failure_probability of the limits as they are.
     """
     return betaincinv(k, n - np.asarray(k) + 1.0, eta) * (1 - 1e-12)
 
@@ -55,8 +57,8 @@ def population_limit(certified, n: int, confidence: float, alpha: float):
     Clopper-Pearson limit. certified: a scalar or array.
     """
     certified = np.asarray(certified)
-    limit = np.where(certified > 0, clopper_pearson_limit(np.maximum(certified, 1), n, 1 - confidence), 0.0)
-    return np.maximum(limit - alpha, 0.0)
+    limit = clopper_pearson_limit(np.maximum(certified, 1), n, (1 - confidence) * QUANTILE_MARGIN)
+    return np.maximum(np.where(certified > 0, limit, 0.0) - alpha, 0.0)
 
 
 def clopper_pearson_ranks(n: int, intervals: int = 1000) -> np.ndarray:
@@ -118,7 +120,7 @@ def clopper_pearson_eta(n: int, alpha: float, intervals: int = 1000) -> float:
     if len(ranks) == 1:
         return alpha
     if alpha < SMALLEST_CALIBRATED_ALPHA:
-        return alpha / len(ranks)
+        return alpha / len(ranks) * QUANTILE_MARGIN
 
     def excess(log_eta: float) -> float:
         prob = clopper_pearson_limit(n - ranks + 1, n, np.exp(log_eta))

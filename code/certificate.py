@@ -49,6 +49,8 @@ class Rule:
     @cached_property
     def weights(self) -> np.ndarray:
         """Phi(Phi^-1(p_j) - R / sigma), [radii, ranks]: the same for every image."""
+        for radius in self.radii:
+            check_radius(radius)
         with np.errstate(over="ignore"):  # an infinite shift leaves the lowest score
             return shifted_probability(self.band.prob, np.asarray(self.radii)[:, None] / self.sigma)
 
@@ -115,7 +117,7 @@ class Certificate:
 
     def lower_bound(self, radius: float) -> float:
         """The bound from the CDF at any radius >= 0, whether the certificate abstains or not."""
-        _check_radius(radius)
+        check_radius(radius)
         measure, rule = self.rule.measure, self.rule
         if self.thresholds is None:
             return measure.score_min
@@ -123,7 +125,7 @@ class Certificate:
 
     def naive_lower_bound(self, radius: float) -> float:
         """The bound from the mean alone at any radius >= 0, never below score_min."""
-        _check_radius(radius)
+        check_radius(radius)
         measure = self.rule.measure
         bound = naive_bound(self.mean_lower, radius / self.rule.sigma, measure.score_min, measure.score_max)
         return max(float(bound), measure.score_min)
@@ -151,6 +153,7 @@ class Certificate:
         return replace(self, rule=replace(self.rule, measure=replace(self.rule.measure, cutoff=-np.inf)))
 
 
-def _check_radius(radius: float) -> None:
+def check_radius(radius: float) -> None:
+    """Raise ValueError for a radius below 0, or NaN."""
     if not radius >= 0:
         raise ValueError(f"a radius must be 0 or above, not {radius}")

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from bounds import empirical_bernstein_lower
-from certificate import ABSTAIN, RADII, Certificate, Rule
+from certificate import ABSTAIN, RADII, Certificate, Rule, check_radius
 from measures import MEASURES, Measure
-from sampler import ESTIMATION, SELECTION, Sampler, choose_device, retry_with_smaller_batch
+from sampler import ESTIMATION, SELECTION, SMALLEST_SIGMA, Sampler, choose_device, retry_with_smaller_batch
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
@@ -34,7 +34,8 @@ class Smooth:
     """A base classifier smoothed by Gaussian noise: g(x) = E[score of f at x + N(0, sigma^2 I)].
 
     base_classifier     any torch module from images [B, C, H, W] with pixels in [0, 1] to logits [B, num_classes];
-                        it is copied, not changed
+                        it is copied, not changed; a row of logits must depend on its own image alone, with no
+                        randomness shared by the images of a batch, for the samples to be independent
     sigma               standard deviation of the noise, in pixels of range [0, 1]
     confidence_measure  a name in MEASURES, or a tuple of them, all certified from the same samples
     device              auto (CUDA, then CPU) or a PyTorch device; precision: fp32, tf32, bf16 or fp16 (of the network
@@ -46,8 +47,8 @@ class Smooth:
     def __init__(self, base_classifier: nn.Module, num_classes: int, sigma: float,
                  confidence_measure: str | tuple[str, ...] = "pred_score", *, device: str = "auto",
                  precision: str = "fp32", compile: bool = False, early_abstain: bool = False):
-        if not 0 < sigma < float("inf"):
-            raise ValueError(f"sigma must be above 0 and finite, not {sigma}")
+        if not SMALLEST_SIGMA <= sigma < float("inf"):
+            raise ValueError(f"sigma must be at least {SMALLEST_SIGMA} and finite, not {sigma}")
         self.single = isinstance(confidence_measure, str)
         names = (confidence_measure,) if self.single else confidence_measure
         self.measures: tuple[Measure, ...] = tuple(MEASURES[name] for name in names)
@@ -65,6 +66,8 @@ class Smooth:
         """
         if n0 < 1 or batch_size < 1:
             raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
+        for radius in radii:
+            check_radius(radius)
         rules = [_cached_rule(measure, n, alpha, self.sigma, bound, tuple(radii), kept_ranks, eta)
                  for measure in self.measures]
         bands = [rule.band for rule in rules]  # also refuses a bad n, alpha or bound before any sampling
@@ -102,15 +105,15 @@ class Smooth:
         if n0 < 1 or batch_size < 1 or n < 2 or not 0 < alpha < 1:
             raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
         rule = Rule(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,))
+        ranks = rule.band.ranks  # also refuses a bad n or alpha before any sampling
 
         def prediction(batch: int) -> Prediction:
             chosen, = self._select(x, n0, batch, (seed, index, SELECTION))
             scores, lead, variance = self._leads(x, n, batch, (seed, index, ESTIMATION), chosen)
             limits = empirical_bernstein_lower(lead, variance, n, alpha, score_range=2.0)
             wins = np.delete(limits, chosen).min() > 0
-            ranks = rule.band.ranks
             below = rule.certificate(chosen, 0.0, order_statistics(scores, ranks)).lower_bound(0.0)
-            mirrored = 1.0 - order_statistics(scores, n + 1 - ranks[::-1])[::-1]
+            mirrored = 1.0 - order_statistics(scores, n + 1 - ranks[::-1])[::-1].astype(np.float64)
             above = 1.0 - rule.certificate(chosen, 0.0, mirrored).lower_bound(0.0)
             return Prediction(chosen if wins else ABSTAIN, chosen, below, above)
 
@@ -135,7 +138,7 @@ class Smooth:
     def _scores(self, x: torch.Tensor, n: int, batch: int, key: tuple[int, int, int],
                 classes: list[int]) -> torch.Tensor:
         """The scores of each measure's class, float32 [measures, n], or the first of them on early abstention."""
-        scores = torch.empty(len(self.measures), n, device=self.sampler.device)
+        scores = torch.empty(len(self.measures), n, dtype=torch.float32, device=self.sampler.device)
         done, checks = 0, [n // part for part in EARLY_CHECKS if self.early_abstain and n >= part]
         for softmax in self._softmax(x, n, batch, key):
             for row, measure, chosen in zip(scores, self.measures, classes, strict=True):
@@ -161,7 +164,7 @@ class Smooth:
     def _leads(self, x: torch.Tensor, n: int, batch: int, key: tuple[int, int, int],
                chosen: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
         """The scores of `chosen` [n], and the sample mean and variance of s_chosen - s_j for every class j."""
-        scores = torch.empty(n, device=self.sampler.device)
+        scores = torch.empty(n, dtype=torch.float32, device=self.sampler.device)
         moments = torch.zeros(2, self.num_classes, dtype=torch.float64, device=self.sampler.device)
         done = 0
         for softmax in self._softmax(x, n, batch, key):

@@ -102,7 +102,7 @@ def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
     except OSError as error:
         raise InputError(f"IMAGENET_DIR: {error}") from None
     if len(folder.classes) > INFO["imagenet"].num_classes:
-        raise InputError(f"IMAGENET_DIR: {len(folder.classes)} class folders in {part}/, more than ImageNet's 1000")
+        raise InputError(f"IMAGENET_DIR: {len(folder.classes)} class folders in {part}/, more than ImageNet's")
     return folder
 
 

@@ -22,16 +22,24 @@ def _stop(signum, frame):
 
 
 def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
-    """Call main() and return the exit status: main's own (None counts as 0), or 2 after an InputError.
+    """Call main() and return the exit status: main's own (None counts as 0), or 2 after an InputError or OSError.
 
     SIGTERM and SIGINT end it with 143 and 130 and the line `when_stopped` (under torchrun from rank 0 alone).
     """
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
     try:
-        return main() or 0
+        status = main() or 0
+        sys.stdout.flush()
+        return status
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:  # of stdout, above all: what could not be written is not tried again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # who reads it (head, say) has seen enough
+            return 128 + signal.SIGPIPE
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":

@@ -11,9 +11,12 @@ import argparse
 import sys
 import time
 
+from certificate import Rule
 from core import NonFiniteScores, Smooth
 from errors import InputError, run
+from measures import MEASURES
 from runs.job import STOPPED, Job, run_job
+from runs.log import check_rule
 from runs.options import add_sampling_options, check_sampling_options
 from runs.output import RunOutput
 from runs.predictions import COLUMNS, Row, parse_predictions
@@ -31,6 +34,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_sampling_options(args)
     if args.N < 2:
         raise InputError("--N must be 2 or above")
+    check_rule(Rule(MEASURES["pred_score"], args.N, args.alpha / 2, args.sigma))
 
 
 def open_outputs(args: argparse.Namespace, ranks: Ranks, job: Job) -> list[RunOutput]:

@@ -16,13 +16,12 @@ from dataclasses import replace
 
 from certificate import ABSTAIN, BOUNDS
 from errors import InputError, run
-from runs.log import check_rule
+from runs.log import check_rule, exactly, round_down
 from runs.output import RunOutput
-from runs.radii import COLUMNS, Row, parse_radii
+from runs.radii import COLUMNS, NAIVE, Row, parse_radii
 from runs.record import start_of_run
 from runs.scores import SavedScores, read_scores
 
-NAIVE = "naive"  # the bound without the CDF
 PLACE = "{score}"
 
 
@@ -42,21 +41,23 @@ def check_arguments(args: argparse.Namespace, saved: SavedScores) -> None:
     measure = saved.rule.measure
     for score in args.score:
         if not measure.score_min < score < measure.score_max:
-            raise InputError(f"--score {score:g} is not strictly between {measure.score_min:g} and "
+            raise InputError(f"--score {exactly(score)} is not strictly between {measure.score_min:g} and "
                              f"{measure.score_max:g}, the range of {measure.name}")
     if len(set(args.score)) < len(args.score) or len(args.score) > 1 and PLACE not in args.outfile:
         raise InputError(f"--score: each score once, and OUTFILE must contain {PLACE} where there are several")
 
 
 def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> float:
-    """Write the table of one score, and return the average certified radius (0 for a wrong class)."""
+    """Write the table of one score, and return the average certified radius (0 for a wrong class or none)."""
     own = saved.rule
     bound = args.bound or own.bound
     rule = own if bound in (own.bound, NAIVE) else replace(own, bound=bound, eta=None)
     check_rule(rule)
     settings = {**saved.settings, "program": "radius", "bound": bound, "score": score, "scores_sha256": saved.sha256,
                 "post_hoc": bound != own.bound}
-    output = RunOutput(args.outfile.replace(PLACE, f"{score:g}"), settings, start_of_run(vars(args)), COLUMNS,
+    outfile = args.outfile.replace(PLACE, exactly(score))
+    saved.refuse_own_log(outfile)
+    output = RunOutput(outfile, settings, start_of_run(vars(args)), COLUMNS,
                        parse_radii, overwrite=args.overwrite)
     total, lines = 0.0, []
     with closing(output):
@@ -66,8 +67,8 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
             row = Row(index, label, certificate.chosen if radius > 0 else ABSTAIN, radius, time.perf_counter() - start)
             total += row.correct * row.radius
             lines.append((index, row.line()))
-        output.complete(lines, rule.band.eta)
-    return total / len(saved.records)
+        output.complete(lines, rule.band.eta, saved.non_finite)
+    return total / (len(saved.records) + len(saved.non_finite))
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def main() -> None:
     saved = read_scores(args.scores)
     check_arguments(args, saved)
     for score in args.score:
-        print(f"average certified radius at score {score:g}: {write_radii(args, saved, score):.4f}")
+        print(f"average certified radius at score {exactly(score)}: {round_down(write_radii(args, saved, score))}")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def make_rule(args: argparse.Namespace, saved: SavedScores) -> Rule:
 def main() -> None:
     args = parse_arguments()
     saved = read_scores(args.scores)
+    saved.refuse_own_log(args.outlog)
     rule = make_rule(args, saved)
     settings = {**saved.settings, "program": "recertify", "bound": rule.bound, "alpha": rule.alpha,
                 "radii": list(rule.radii), "no_abstain": args.no_abstain, "scores_sha256": saved.sha256,
@@ -62,7 +63,7 @@ def main() -> None:
                 certificate = certificate.without_cutoff()
             lines.append((index, Row.of(index, label, certificate, time.perf_counter() - start).line()))
             start = time.perf_counter()
-        output.complete(lines, rule.band.eta)
+        output.complete(lines, rule.band.eta, saved.non_finite)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.fx import symbolic_trace
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from errors import InputError
@@ -19,6 +20,7 @@ from errors import InputError
 BLOCK = 32  # samples drawn by one call of the random number generator; a power of two
 SELECTION, ESTIMATION = 0, 1  # stages: two independent streams an image
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SMALLEST_SIGMA = 1e-3  # the float32 spacing of pixels near 1 is 6e-8: below it, noise would not be Gaussian enough
 SEEDS, INDICES = 2 ** 10, 2 ** 21  # PyTorch's CPU generator uses 32 bits of its seed
 
 
@@ -61,6 +63,8 @@ class Sampler:
         self.sigma, self.device, self.dtype = sigma, device, PRECISIONS[precision]
         self.tf32, self.compile = precision == "tf32", compile
         self._copy = copy.deepcopy(base_classifier).eval()
+        if any(isinstance(module, _BatchNorm) and module.running_mean is None for module in self._copy.modules()):
+            raise ValueError("a BatchNorm without running statistics: the samples of one pass would not be independent")
         self._network = None  # made of it at the first image, whose shape the folding is checked on
 
     def softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]) -> Iterator[torch.Tensor]:
@@ -80,13 +84,16 @@ class Sampler:
     def _forward(self, noisy: torch.Tensor) -> torch.Tensor:
         """Softmax in float32. Only here is noise cast to a lower precision: the cast belongs to the base classifier."""
         with _tf32(self.tf32):
-            return torch.softmax(self._network(noisy.to(self.dtype)).float(), dim=1)
+            logits = self._network(noisy.to(self.dtype))
+            if logits.ndim != 2 or len(logits) != len(noisy):
+                raise ValueError(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
+            return torch.softmax(logits.float(), dim=1)
 
     def _noisy_batches(self, x: torch.Tensor, size: int, seed: int) -> Iterator[torch.Tensor]:
         """x + sigma * noise without end, float32 [size, C, H, W] in channels_last, in one reused buffer."""
         generator = torch.Generator(self.device).manual_seed(seed)
         x = x.permute(1, 2, 0).contiguous()
-        buffer = torch.empty(max(size, BLOCK), *x.shape, device=self.device)
+        buffer = torch.empty(max(size, BLOCK), *x.shape, dtype=torch.float32, device=self.device)
         while True:
             for block in buffer.split(BLOCK):
                 block.normal_(generator=generator)
@@ -116,16 +123,19 @@ def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
         return network
     folded = copy.deepcopy(network)
     calls = [node for node in graph.nodes if node.op == "call_module"]
-    times_called = Counter(node.target for node in calls)
+    # how often a module is used: called, or one of its parameters read
+    uses = Counter(node.target if node.op == "call_module" else node.target.rpartition(".")[0]
+                   for node in graph.nodes if node.op in ("call_module", "get_attr"))
     for node in calls:
         before = node.args[0] if node.args else None
-        if before not in calls or len(before.users) > 1 or times_called[node.target] * times_called[before.target] > 1:
+        if before not in calls or len(before.users) > 1 or uses[node.target] * uses[before.target] > 1:
             continue
         convolution, norm = folded.get_submodule(before.target), folded.get_submodule(node.target)
-        if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
+        if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             folded.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
             folded.set_submodule(node.target, nn.Identity())
-    probe = x + 0.1 * torch.randn(4, *x.shape, device=x.device, generator=torch.Generator(x.device).manual_seed(0))
+    probe = x + 0.1 * torch.randn(4, *x.shape, dtype=x.dtype, device=x.device,
+                                  generator=torch.Generator(x.device).manual_seed(0))
     expected = network(probe)
     return folded if torch.allclose(folded(probe), expected, rtol=1e-3, atol=1e-3) else network
 

@@ -52,12 +52,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise InputError for a value that no training can use."""
-    for name in ("epochs", "batch", "lr", "lr_step_size", "gamma", "print_freq"):
-        if not getattr(args, name) > 0:
-            raise InputError(f"--{name} must be above 0, not {getattr(args, name)}")
-    for name in ("workers", "momentum", "weight_decay", "noise_sd"):
-        if not 0 <= getattr(args, name) < float("inf"):
-            raise InputError(f"--{name} must be 0 or above, not {getattr(args, name)}")
+    for option in ("epochs", "batch", "lr", "lr_step_size", "gamma", "print-freq"):
+        value = getattr(args, option.replace("-", "_"))
+        if not 0 < value < float("inf"):
+            raise InputError(f"--{option} must be above 0 and finite, not {value}")
+    for option in ("workers", "momentum", "weight-decay", "noise_sd"):
+        value = getattr(args, option.replace("-", "_"))
+        if not 0 <= value < float("inf"):
+            raise InputError(f"--{option} must be 0 or above and finite, not {value}")
+    if not 0 <= args.seed < 2 ** 32:
+        raise InputError(f"--seed must be between 0 and 2^32 - 1, not {args.seed}")
 
 
 class CifarBatches:
@@ -185,6 +189,9 @@ def main() -> None:
     train_batches, test_batches = make_batches(args, device)
     optimizer, scheduler = make_optimizer(args, network, len(train_batches))
     first = resume(args, path, network, optimizer, scheduler, len(train_batches)) if args.resume else 0
+    if first == args.epochs:
+        print(f"{path}: complete; nothing to do", file=sys.stderr)
+        return
     begin_log(log, first)
     parallel = nn.DataParallel(network) if torch.cuda.device_count() > 1 and device.type == "cuda" else network
     for epoch in range(first, args.epochs):

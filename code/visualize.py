@@ -9,7 +9,6 @@ every level, scaled, and pixels outside [0, 1] are cut off, for the eye alone: t
 """
 import argparse
 import io
-import math
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from runs.figures import check_figure_path, new_figure, save_figure
 from runs.newfile import refuse_existing, write_new
 
 SCALE = {"cifar10": 8, "imagenet": 1}
+LARGEST_SIGMA = 1e6
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,8 +43,8 @@ def parse_arguments() -> argparse.Namespace:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise InputError for values that have no meaning."""
     for sigma in args.sigmas:
-        if not 0 <= sigma < math.inf:
-            raise InputError(f"SIGMA must be 0 or above and finite, not {sigma}")
+        if not 0 <= sigma <= LARGEST_SIGMA:
+            raise InputError(f"SIGMA must be between 0 and {LARGEST_SIGMA:g}, not {sigma}")
     if not 1 <= args.scale <= 64:
         raise InputError(f"--scale must be between 1 and 64, not {args.scale}")
     if not 0 <= args.seed < 2 ** 32:  # PyTorch's CPU generator uses 32 bits of its seed
@@ -89,7 +89,7 @@ def png(picture: Image.Image, scale: int) -> bytes:
 
 def draw_strip(pictures: list[Image.Image], sigmas: list[float]):
     """The figure of all pictures side by side."""
-    figure = new_figure(1.7 * len(pictures), 1.85)
+    figure = new_figure(1.7 * len(pictures), 2.0)
     for axes, picture, sigma in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, sigmas, strict=True):
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(f"σ = {sigma:.2f}")

@@ -10,7 +10,7 @@ MEASURES="${MEASURES:-pred_score margin}"
 NETWORK="${NETWORK:-resnet20}"
 N="${N:-10000}"
 SKIP="${SKIP:-20}"
-OPTIONS="${OPTIONS:---precision bf16 --compile}"
+OPTIONS="${OPTIONS---precision bf16 --compile}"
 LOGS="${LOGS:-log_files/cifar10_$NETWORK}"
 
 for sigma in $SIGMAS; do

@@ -9,7 +9,7 @@ MEASURES="${MEASURES:-pred_score margin}"
 MODELS="${MODELS:-models/imagenet/resnet50}"
 N="${N:-100000}"
 SKIP="${SKIP:-100}"
-OPTIONS="${OPTIONS:---batch 400}"
+OPTIONS="${OPTIONS---batch 400}"
 LOGS="${LOGS:-log_files/imagenet}"
 LAUNCH="${LAUNCH:-python}"
 

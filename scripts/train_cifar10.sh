@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 SIGMAS="${SIGMAS:-0.25 0.50}"
 ARCH="${ARCH:-cifar_resnet110}"
 OUT="${OUT:-models/cifar10/new_${ARCH#cifar_}}"
-OPTIONS="${OPTIONS:---epochs 90 --batch 256 --lr 0.1 --lr_step_size 30 --gamma 0.1}"
+OPTIONS="${OPTIONS---epochs 90 --batch 256 --lr 0.1 --lr_step_size 30 --gamma 0.1}"
 
 for sigma in $SIGMAS; do
     outdir="$OUT/noise_$sigma"

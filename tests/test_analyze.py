@@ -118,7 +118,7 @@ def test_torn_line_is_told(tmp_path, monkeypatch, capsys):
 
 def test_curves(tmp_path):
     """A log: one colour, solid with the CDF and dashed without. A radius file: steps at its radii, exactly."""
-    radii = write_radii(tmp_path / "radii")
+    radii = write_radii(tmp_path / "radii", score=0.0)
     figure = analyze.draw(sources(MARGIN, radii, score=[0.0]), [0.0])
     solid, dashed, steps = figure.axes[0].get_lines()
     assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
@@ -137,7 +137,7 @@ def test_nothing_is_covered_or_cut_off(scores, tmp_path):
     """Titles, labels and the legend lie inside the figure, the legend outside the axes, the curves inside them."""
     long_name = tmp_path / ("x" * 120)
     long_name.write_bytes(MARGIN.read_bytes())
-    figure = analyze.draw(sources(MARGIN, long_name, write_radii(tmp_path / "_$r$", seed=1)
+    figure = analyze.draw(sources(MARGIN, long_name, write_radii(tmp_path / "_$r$", seed=1, score=0.0)
                                   if len(scores) == 1 else MARGIN, score=scores), scores)
     figure.draw_without_rendering()
     legend, = figure.legends
@@ -175,7 +175,7 @@ def test_never_overwrites(tmp_path, monkeypatch):
 def test_torch_is_not_imported(tmp_path):
     """Reading and drawing results must not load torch: in a fresh process, with a log and a radius file."""
     program = "import sys, analyze; analyze.main(); sys.exit('torch' in sys.modules)"
-    files = [str(MARGIN), str(write_radii(tmp_path / "radii"))]
+    files = [str(MARGIN), str(write_radii(tmp_path / "radii", score=0.0))]
     result = subprocess.run([sys.executable, "-c", program, *files, "--score", "0", "--table", "csv",
                              "--out", str(tmp_path / "plot.png")], cwd=CODE, capture_output=True)
     assert result.returncode == 0, result.stderr
@@ -211,6 +211,8 @@ def test_a_radius_file_has_one_score(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="score of its own"):
             call(monkeypatch, path, "--score", *scores, "--table", "csv")
     call(monkeypatch, path, "--score", "0.5", "--table", "csv")
+    with pytest.raises(InputError, match="not recorded"):  # no number is told to be that of a score it may not have
+        call(monkeypatch, write_radii(tmp_path / "unrecorded"), "--score", "0.5", "--table", "csv")
 
 
 # --- radius files ---------------------------------------------------------------------------------------------------

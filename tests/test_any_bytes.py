@@ -17,7 +17,7 @@ from errors import InputError
 from runs.log import columns, parse_log, read_log
 from runs.output import RunOutput
 from runs.record import read_record, read_recorded_log
-from runs.scores import read_scores, scores_dtype
+from runs.scores import describe_dtype, read_scores, scores_dtype
 
 N = 8
 RADII = (0.0, 0.5)
@@ -27,7 +27,8 @@ LOG = (HEADER + "0\t3\t3\t0.75\t0.5\t0.7\t0.25\t1\t0:00:01.5\n20\t4\t3\t0.9\t0.5
        "40\t4\t-1\t0.0\t0.0\t0.0\t0.0\t0\t0:00:00.1\n").encode()
 SETTINGS = {"program": "certify", "dataset": "cifar10", "sigma": 0.25, "N": N, "N0": 4, "alpha": 0.3, "seed": 0,
             "confidence_measure": "pred_score", "bound": "clopper_pearson", "radii": list(RADII), "save_scores": True}
-RECORD = {"settings": SETTINGS, "starts": [{"batch": 10, "arguments": {}}], "eta": 0.1}
+RECORD = {"settings": SETTINGS, "starts": [{"batch": 10, "arguments": {}}], "eta": 0.1, "non_finite": [60, 20],
+          "scores_dtype": describe_dtype(scores_dtype(N))}
 SCORES = np.zeros(3, scores_dtype(N))
 SCORES["idx"], SCORES["label"], SCORES["chosen"] = [0, 20, 40], [3, 4, 4], [3, 3, 1]
 SCORES["order"] = np.linspace(0.9, 0.99, SCORES["order"].shape[1])  # high enough for a certificate

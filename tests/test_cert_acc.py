@@ -173,6 +173,28 @@ def test_alpha_from_the_option(logs):
     assert float(cells_of(given.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
 
 
+def test_the_larger_alpha_counts(logs):
+    """Who claims the better of two bands gives the sum of their alphas; one below the record's is not taken."""
+    write_record(logs[0], alpha=0.02)
+    for option, alpha in ((0.1, 0.1), (0.001, 0.02)):
+        result = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--alpha", option, "--format", "csv")
+        limit = proportion_confint(9, 12, alpha=0.2, method="beta")[0] - alpha
+        assert float(cells_of(result.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
+
+
+def test_images_without_a_row_are_not_certified(logs):
+    """Images with non-finite scores are images of the sample too: 9 of 15 are certified, not 9 of 12."""
+    record = {"settings": {"alpha": 0.02}, "starts": [{}], "non_finite": [5, 0, 15, 25]}  # 0 has a row by now
+    logs[0].with_name(logs[0].name + ".json").write_text(json.dumps(record))
+    result = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--format", "csv")
+    assert result.stderr == f"{logs[0]}: 3 images with non-finite scores have no row, and count as not certified\n"
+    cells = cells_of(result.stdout, "csv")
+    assert float(cells[1][2]) == 0.6
+    limit = proportion_confint(9, 15, alpha=0.2, method="beta")[0] - 0.02
+    assert float(cells[2][2]) == pytest.approx(limit, abs=1e-4)
+    assert "at radius 0.00 = 0.600000" in cert_acc(logs[0], 0.5).stdout
+
+
 def test_alpha_is_each_logs_own(logs):
     """Of several logs the one without a record is named."""
     write_record(logs[0], alpha=0.02)
@@ -185,7 +207,8 @@ def test_alpha_is_each_logs_own(logs):
 
 @pytest.mark.parametrize("args, word", [
     (("nan",), "SCORE"), (("inf",), "SCORE"), ((0.5, "--confidence", 0), "--confidence"),
-    ((0.5, "--confidence", 1), "--confidence"), ((0.5, "--confidence", "nan"), "--confidence"),
+    ((0.5, "--confidence", 1), "--confidence"), ((0.5, "--confidence", 1e-17), "--confidence"),
+    ((0.5, "--confidence", "nan"), "--confidence"),
     ((0.5, "--confidence", 0.9, "--alpha", 1), "--alpha"), ((0.5, "--confidence", 0.9, "--alpha", "nan"), "--alpha")])
 def test_numbers_without_meaning(args, word, logs):
     """NaN above all: every comparison with it is false, so that it would look like an accuracy of 0."""

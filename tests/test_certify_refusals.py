@@ -37,7 +37,7 @@ def command(*args):
 
 @pytest.mark.parametrize("word, options, changes", [
     ("no such checkpoint", (), {"checkpoint": "none/checkpoint.pth.tar"}),
-    ("SIGMA must be above 0", (), {"sigma": "0"}),
+    ("SIGMA must be at least 0.001", (), {"sigma": "0"}),
     ("--alpha", ("--alpha", "1"), {})], ids=["checkpoint", "sigma", "alpha"])
 def test_real_commands(tmp_path, word, options, changes):
     """Started as users start it."""
@@ -46,9 +46,9 @@ def test_real_commands(tmp_path, word, options, changes):
 
 # --- options ----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("sigma", ["0", "-0.25", "nan", "inf"])
+@pytest.mark.parametrize("sigma", ["0", "-0.25", "nan", "inf", "0.0009"])
 def test_sigma(tmp_path, sigma):
-    """A standard deviation is above 0 and finite."""
+    """A standard deviation is above 0, finite, and far above the spacing of float32 pixels."""
     assert_all_refused(tmp_path, "SIGMA", sigma=sigma)
 
 
@@ -56,7 +56,9 @@ BAD_OPTIONS = [
     ("--alpha", "--alpha", "0"), ("--alpha", "--alpha", "1"), ("--alpha", "--alpha", "-0.1"),
     ("--alpha", "--alpha", "nan"), ("--alpha", "--alpha", "1.5"), ("--N ", "--N", "0"), ("--N ", "--N", "-1"),
     ("--N0", "--N0", "0"), ("--batch", "--batch", "0"), ("--skip", "--skip", "0"), ("--skip", "--skip", "-20"),
-    ("--max", "--max", "-2"), ("--seed", "--seed", "5000"), ("--seed", "--seed", "1024"), ("--seed", "--seed", "-1"),
+    ("--max", "--max", "-2"), ("--max", "--max", "0"), ("radii are", "--radii", "1e8"),
+    ("radii are", "--radii", "0.009999999991"), ("--N,", "--N", "20000000"),
+    ("--seed", "--seed", "5000"), ("--seed", "--seed", "1024"), ("--seed", "--seed", "-1"),
     ("radius 0.255", "--radii", "0", "0.255"), ("radius -0.25", "--radii", "-0.25", "0"),
     ("radius nan", "--radii", "nan"), ("radius inf", "--radii", "0", "inf"), ("increasing", "--radii", "0.5", "0.25"),
     ("increasing", "--radii", "0", "0.25", "0.25"), ("alpha <= 0.5", "--bound", "dkw", "--alpha", "0.9"),

@@ -248,6 +248,7 @@ def test_minus_infinity_is_a_softmax_of_zero():
 
 @pytest.mark.parametrize("changes", [
     {"n0": 0}, {"n": 0}, {"n": -5}, {"batch": 0}, {"alpha": 0.0}, {"alpha": 1.0}, {"alpha": -0.1}, {"alpha": math.nan},
+    {"radii": (-0.25, 0.0)}, {"radii": (math.nan,)},
     {"bound": "none"}, {"bound": "dkw", "alpha": 0.9}, {"seed": -1}, {"seed": 1024}, {"index": -1}, {"index": 2 ** 21}])
 def test_bad_arguments(changes):
     """ValueError, before anything is sampled."""
@@ -257,7 +258,7 @@ def test_bad_arguments(changes):
     assert Scripted.seen == 0
 
 
-@pytest.mark.parametrize("sigma", [0, -0.25, math.inf, math.nan])
+@pytest.mark.parametrize("sigma", [0, -0.25, math.inf, math.nan, 0.0009])
 def test_bad_sigma(sigma):
     """Noise has a standard deviation above 0."""
     with pytest.raises(ValueError, match="sigma"):

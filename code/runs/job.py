@@ -107,6 +107,8 @@ def write_rows(outputs: list[RunOutput], todo: list[int], results: Iterable, fir
     for result, index in zip(results, todo, strict=False):  # ranks other than the first get no results
         if result is None:
             failed.append(index)
+            for output in outputs:
+                output.leave_out(index)
             tqdm.write(f"image {index}: a score is NaN or infinite; it gets no row", file=sys.stderr)
             continue
         for output, (line, scores) in zip(outputs, result, strict=True):

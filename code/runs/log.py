@@ -6,10 +6,10 @@ with a column exp_cdf_%02d and exp_%02d of round(100 R) for each radius R. An ab
 and correct 0.
 """
 import decimal
-import math
 import re
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 from certificate import ABSTAIN, Certificate, Rule
 from errors import InputError
 
+RADIUS_LIMIT = 1e7  # of the radii that a column can name
 DIGITS = 8  # significant digits of a printed bound
 LEAST_DIGITS = 3  # of a published log, whose trailing zeros are not printed
 FLOOR = decimal.Context(prec=DIGITS, rounding=decimal.ROUND_FLOOR)
@@ -30,8 +31,8 @@ NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
 def check_radii(radii: Sequence[float]) -> None:
     """Raise InputError unless the radii are 0 or above, increasing, and multiples of 0.01, as the columns need."""
     for radius in radii:
-        if not (0 <= radius < math.inf) or abs(100 * radius - round(100 * radius)) > 1e-9:
-            raise InputError(f"radius {radius}: radii are multiples of 0.01, at least 0")
+        if not 0 <= radius < RADIUS_LIMIT or radius != round(100 * radius) / 100:
+            raise InputError(f"radius {radius}: radii are multiples of 0.01, at least 0 and below {RADIUS_LIMIT:g}")
     if not radii or any(a >= b for a, b in zip(radii, radii[1:], strict=False)):
         raise InputError("radii must be increasing")
 
@@ -42,7 +43,7 @@ def check_rule(rule: Rule) -> None:
     try:
         rule.band  # noqa: B018  (made and kept at the first look)
     except ValueError as error:
-        raise InputError(f"--bound {rule.bound}: {error}") from None
+        raise InputError(f"--N, --alpha or --bound: {error}") from None
 
 
 def columns(radii: Sequence[float]) -> list[str]:
@@ -64,6 +65,11 @@ def radii_of(header: Sequence[str]) -> tuple[float, ...]:
 def round_down(value: float) -> str:
     """`value` to DIGITS significant digits, never above it."""
     return "0.0" if value == 0 else str(FLOOR.create_decimal_from_float(value))
+
+
+def exactly(value: float) -> str:
+    """`value` as short as can be without becoming another number."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def round_up(value: float) -> str:
@@ -107,7 +113,8 @@ def join(*fields) -> str:
 class Table:
     """What a file of rows holds: its header, the checked rows, where each row ends in the file, and a torn last line.
 
-    ends has the byte offset of the end of the header and of each row: one more entry than rows has.
+    ends has the byte offset of the end of the header and of each row: one more entry than rows has. missing: images
+    that the record tells to have no row, since their scores are not finite.
     """
 
     path: str
@@ -115,6 +122,12 @@ class Table:
     rows: list
     ends: list[int]
     torn: bool
+    missing: int = field(default=0, kw_only=True)
+
+    @property
+    def images(self) -> int:
+        """The number of images, those without a row too."""
+        return len(self.rows) + self.missing
 
     @property
     def indices(self) -> list[int]:
@@ -134,8 +147,8 @@ class Log(Table):
         return (bounds > score) & np.array([row.correct for row in self.rows])[:, None]
 
     def certified_accuracy(self, score: float, cdf: bool = True) -> np.ndarray:
-        """The fraction of all rows that is certified above `score` at each radius, [radii]."""
-        return self.certified(score, cdf).mean(0)
+        """The fraction of all images that is certified above `score` at each radius, [radii]."""
+        return self.certified(score, cdf).sum(0) / self.images
 
 
 def parse_table(path: str, data: bytes, read_header: Callable, read_row: Callable) -> Table:
@@ -189,6 +202,15 @@ def read_bytes(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
+
+
+def tell_flaws(table: Table) -> None:
+    """Say on stderr what a reader of the table's numbers should know: a torn last line, images without a row."""
+    if table.torn:
+        print(f"{table.path}: its last line is torn and is left out", file=sys.stderr)
+    if table.missing:
+        print(f"{table.path}: {table.missing} images with non-finite scores have no row, and count as not certified",
+              file=sys.stderr)
 
 
 def parse_row(fields: Sequence[str], score_range: tuple[float, float]) -> Row:

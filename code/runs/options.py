@@ -6,7 +6,7 @@ import datasets
 from certificate import BOUNDS, RADII
 from errors import InputError
 from measures import MEASURES
-from sampler import ESTIMATION, PRECISIONS, stream_seed
+from sampler import PRECISIONS, SEEDS, SMALLEST_SIGMA
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -40,16 +40,14 @@ def add_certificate_options(parser: argparse.ArgumentParser) -> None:
 
 def check_sampling_options(args: argparse.Namespace) -> None:
     """Raise InputError for a value that no run can use."""
-    if not 0 < args.sigma < math.inf:
-        raise InputError(f"SIGMA must be above 0 and finite, not {args.sigma}")
+    if not SMALLEST_SIGMA <= args.sigma < math.inf:
+        raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {args.sigma}")
     for name in ("batch", "skip", "N0", "N"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} must be 1 or above, not {getattr(args, name)}")
-    if args.max < -1:
-        raise InputError(f"--max must be 0 or above (or -1: no limit), not {args.max}")
+    if args.max < 1 and args.max != -1:
+        raise InputError(f"--max must be 1 or above (or -1: no limit), not {args.max}")
     if not 0 < args.alpha < 1:
         raise InputError(f"--alpha must lie strictly between 0 and 1, not {args.alpha}")
-    try:
-        stream_seed(args.seed, 0, ESTIMATION)
-    except ValueError as error:
-        raise InputError(f"--seed: {error}") from None
+    if not 0 <= args.seed < SEEDS:
+        raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")

@@ -2,16 +2,19 @@
 import errno
 import fcntl
 import os
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from errors import InputError
 from runs.log import Table, join
 from runs.record import (
+    NON_FINITE,
     changed_circumstances,
     check_same_settings,
     read_record,
     record_path,
+    without_row,
     write_record,
 )
 from runs.scores import describe_dtype, scores_path
@@ -29,6 +32,9 @@ class AppendFile:
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         self.path = path
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            os.close(self.fd)
+            raise InputError(f"{path}: not a regular file")
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it when the process ends, however
             if os.stat(path).st_ino != os.fstat(self.fd).st_ino:
@@ -78,7 +84,7 @@ class RunOutput:
         self.path, self.settings, self.start, self.header, self.scores = path, settings, start, header, None
         self.file = AppendFile(path)
         try:
-            if overwrite and (self.file.size or os.path.exists(record_path(path))):
+            if overwrite and (self.file.size or any(os.path.exists(part(path)) for part in (record_path, scores_path))):
                 print(f"{path}: kept as {set_aside(path)}", file=sys.stderr)
                 old, self.file = self.file, None
                 os.close(old.fd)
@@ -105,6 +111,9 @@ class RunOutput:
         if table.rows and not os.path.exists(path):
             raise InputError(f"{path}: missing, though {self.path} has rows; --overwrite starts anew")
         self.scores = AppendFile(path)
+        if self.scores.size and not table.header:
+            raise InputError(f"{path}: has scores, though {self.path} is not there or empty; --overwrite starts anew "
+                             "and keeps them as .bak")
         records = parse_scores(path, self.scores.read())
         complete = min(len(records), len(table.rows))
         if records["idx"][:complete].tolist() != table.indices[:complete]:
@@ -113,23 +122,32 @@ class RunOutput:
         self._scores_dtype = describe_dtype(records.dtype)
         return complete
 
-    def begin(self, eta: float | None = None) -> None:
-        """Cut off what is torn, write the record of this start, and the header of a new log."""
+    def begin(self, eta: float | None = None, non_finite: Iterable[int] = ()) -> None:
+        """Cut off what is torn, write the record of this start, and the header of a new log.
+
+        non_finite: images known to have no row, since their scores are not finite.
+        """
         old = self.old or {"settings": self.settings, "starts": []}
         if old["starts"] and (names := changed_circumstances(old["starts"][-1], self.start)):
             print(f"{self.path}: goes on with another {', '.join(names)} than before", file=sys.stderr)
-        record = {**old, "eta": eta, "starts": old["starts"] + [self.start]}
+        self.record = {**old, "eta": eta, "starts": old["starts"] + [self.start]}
         if self.scores:
-            record["scores_dtype"] = self._scores_dtype
-        try:
-            write_record(self.path, record)
-        except OSError as error:
-            raise InputError(f"{record_path(self.path)}: cannot be written ({error.strerror})") from None
+            self.record["scores_dtype"] = self._scores_dtype
+        self.leave_out(*non_finite)
         self.file.cut(self._size)
         if self.scores:
             self.scores.cut(self._scores_size)
         if not self.file.size:
             self.file.append(join(*self.header).encode())
+
+    def leave_out(self, *indices: int) -> None:
+        """Write the record, which tells that these images have non-finite scores: no count of images forgets them."""
+        if failed := {*without_row(self.record, self.done), *indices}:
+            self.record[NON_FINITE] = sorted(failed)
+        try:
+            write_record(self.path, self.record)
+        except OSError as error:
+            raise InputError(f"{record_path(self.path)}: cannot be written ({error.strerror})") from None
 
     def write(self, index: int, line: str, scores: bytes | None = None) -> None:
         """Add the row of one image, after its scores, unless it is there already."""
@@ -140,13 +158,13 @@ class RunOutput:
         self.file.append(line.encode())
         self.done.add(index)
 
-    def complete(self, lines: list[tuple[int, str]], eta: float | None) -> None:
+    def complete(self, lines: list[tuple[int, str]], eta: float | None, non_finite: Iterable[int]) -> None:
         """Begin, and add the rows (index, line) that are not there yet at one go: for rows that cost no sampling."""
         lines = [(index, line) for index, line in lines if index not in self.done]
         if not lines:
             print(f"{self.path}: complete; nothing to do", file=sys.stderr)
             return
-        self.begin(eta)
+        self.begin(eta, non_finite)
         self.file.append("".join(line for _, line in lines).encode())
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ A tab-separated file with one row an image:
 Where the bound is not above the score at the image itself, predict is -1, radius 0.0 and correct 0.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
@@ -13,9 +13,10 @@ import numpy as np
 from certificate import ABSTAIN
 from errors import InputError
 from runs.log import TIME, Table, integer, join, natural, number, parse_table, read_bytes, round_down
-from runs.record import read_record
+from runs.record import read_record, without_row
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+NAIVE = "naive"  # the bound without the CDF, as a record names it
 LARGEST = 1e9  # more than any distance between two images
 
 
@@ -45,12 +46,12 @@ class Radii(Table):
     """A radius file."""
 
     def certified_accuracy(self, radii: Sequence[float]) -> np.ndarray:
-        """The fraction of all rows that is correct with a certified radius above each of `radii`, [len(radii)].
+        """The fraction of all images that is correct with a certified radius above each of `radii`, [len(radii)].
 
         The bound falls with the radius, so "bound above the score at R" is "certified radius above R".
         """
         certified = np.sort([row.radius for row in self.rows if row.correct])
-        return (len(certified) - np.searchsorted(certified, radii, side="right")) / len(self.rows)
+        return (len(certified) - np.searchsorted(certified, radii, side="right")) / self.images
 
     def steps(self) -> np.ndarray:
         """0 and the radii at which the certified accuracy falls, increasing."""
@@ -78,7 +79,7 @@ def read_recorded_radii(path: str) -> tuple[Radii, dict]:
     radii, record = parse_radii(path, read_bytes(path)), read_record(path)
     if not radii.rows:
         raise InputError(f"{path}: no complete row in it")
-    return radii, record["settings"] if record else {}
+    return replace(radii, missing=len(without_row(record, radii.indices))), record["settings"] if record else {}
 
 
 def parse_row(fields: Sequence[str]) -> Row:

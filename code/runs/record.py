@@ -3,6 +3,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +13,7 @@ from errors import InputError
 from measures import MEASURES
 from runs.log import Log, read_bytes, read_log
 
+NON_FINITE = "non_finite"  # the entry that lists images with non-finite scores, which have no row
 DEPTH = 10  # more than a record's lists and dictionaries stand in each other
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
 # settings: a row depends on them, and a log goes on with the same ones only. Each with the option that sets it.
@@ -59,11 +62,19 @@ def read_record(outfile: str) -> dict | None:
         record = json.loads(read_bytes(path))
     except (ValueError, RecursionError):
         raise InputError(f"{path}: not a JSON record of a run") from None
-    settings, starts = (record.get(name) if isinstance(record, dict) else None for name in ("settings", "starts"))
+    settings, starts, failed = ((record.get(name) for name in ("settings", "starts", NON_FINITE))
+                                if isinstance(record, dict) else (None, None, None))
     if (_nested_deeper(record, DEPTH) or not isinstance(settings, dict) or not isinstance(starts, list) or not starts
             or not all(isinstance(start, dict) for start in starts)):
         raise InputError(f"{path}: not a record of a run (no settings or no starts in it)")
+    if not isinstance(failed, list | None) or not all(type(index) is int and index >= 0 for index in failed or []):
+        raise InputError(f"{path}: {NON_FINITE} in it is no list of indices")
     return record
+
+
+def without_row(record: dict | None, done: Iterable[int]) -> list[int]:
+    """The images that a record tells to have non-finite scores and that are not `done` since: they have no row."""
+    return sorted(set((record or {}).get(NON_FINITE) or []) - set(done))
 
 
 def _nested_deeper(value, levels: int) -> bool:
@@ -78,7 +89,8 @@ def read_recorded_log(path: str) -> tuple[Log, dict]:
     settings = record["settings"] if record else {}
     name = settings.get("confidence_measure")
     measure = MEASURES.get(name) if isinstance(name, str) else None
-    return read_log(path, (measure.score_min, measure.score_max) if measure else (-1.0, 1.0)), settings
+    log = read_log(path, (measure.score_min, measure.score_max) if measure else (-1.0, 1.0))
+    return replace(log, missing=len(without_row(record, log.indices))), settings
 
 
 def write_record(outfile: str, record: dict) -> None:

@@ -1,5 +1,7 @@
 """Saved scores, OUTFILE.scores: for each image what every later bound needs, in binary records of a fixed size."""
 import hashlib
+import os
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +11,7 @@ from certificate import Rule
 from errors import InputError
 from measures import MEASURES
 from runs.log import check_radii, read_bytes
-from runs.record import read_record
+from runs.record import read_record, record_path, without_row
 
 
 def scores_path(outfile: str) -> str:
@@ -55,12 +57,22 @@ def parse_scores(path: str, data: bytes, n: int, score_range: tuple[float, float
 
 @dataclass(frozen=True)
 class SavedScores:
-    """A run's saved scores, with the settings of the run and the rule of its own certificates."""
+    """A run's saved scores, with the settings of the run and the rule of its own certificates.
 
+    non_finite: the images that have no record here, since their scores are not finite.
+    """
+
+    path: str
     records: np.ndarray
     settings: dict
     rule: Rule
     sha256: str
+    non_finite: list[int]
+
+    def refuse_own_log(self, outfile: str) -> None:
+        """Raise InputError where a program would write the log that these scores stand beside."""
+        if os.path.realpath(scores_path(outfile)) == os.path.realpath(self.path):
+            raise InputError(f"{outfile}: the log of the run that saved the scores; choose another name")
 
     def certificates(self, rule: Rule):
         """Yield (index, label, certificate under `rule`) for every image."""
@@ -72,23 +84,31 @@ class SavedScores:
 def read_scores(path: str) -> SavedScores:
     """The scores in `path` (OUTFILE.scores, or OUTFILE itself) and its record. Raises InputError."""
     outfile = path.removesuffix(".scores")
+    path, recorded = scores_path(outfile), record_path(outfile)
     record = read_record(outfile)
     if record is None:
-        raise InputError(f"{outfile}.json: no such record of the run that saved the scores")
+        raise InputError(f"{recorded}: no such record of the run that saved the scores")
     settings, eta = record["settings"], record.get("eta")
     try:
         measure = MEASURES[settings["confidence_measure"]]
         alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
         rule = Rule(measure, settings["N"], alpha, sigma, settings["bound"], tuple(radii), kept_ranks=True, eta=eta)
+        if settings["program"] != "certify" or settings["save_scores"] is not True:
+            raise ValueError("the run saved none")
         if (type(rule.n) is not int or type(settings["radii"]) is not list or not 0 < rule.sigma < np.inf
                 or rule.bound == "clopper_pearson" and eta is None):
             raise ValueError("N, radii, sigma or eta")
         check_radii(rule.radii)
         rule.band  # noqa: B018  (checks n, alpha, bound and eta)
+        if record.get("scores_dtype") != describe_dtype(scores_dtype(rule.n)):
+            raise ValueError("scores_dtype")
     except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
-        raise InputError(f"{outfile}.json: not a record of saved scores ({error})") from None
-    data = read_bytes(scores_path(outfile))
+        raise InputError(f"{recorded}: not a record of saved scores ({error})") from None
+    data = read_bytes(path)
     records = parse_scores(path, data, rule.n, (measure.score_min, measure.score_max))
     if not len(records):
         raise InputError(f"{path}: no complete record in it")
-    return SavedScores(records, settings, rule, hashlib.sha256(data).hexdigest())
+    if len(data) > records.nbytes:
+        print(f"{path}: its last record is torn and is left out", file=sys.stderr)
+    return SavedScores(path, records, settings, rule, hashlib.sha256(data).hexdigest(),
+                       without_row(record, records["idx"].tolist()))

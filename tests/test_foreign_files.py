@@ -1,0 +1,176 @@
+"""Files that are there already, that are no files or another run's: none is written over or taken for one's own."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pandas
+import pytest
+from certify_runs import arguments, certify, contents, tiny_network, weights_file
+from helpers import DEMO_CHECKPOINT, ROOT, assert_refused, read_rows, run_program
+
+RECERTIFY, RADIUS = "code/recertify.py", "code/radius.py"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return weights_file(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, weights):
+    out = tmp_path_factory.mktemp("finished") / "log"
+    assert certify(*arguments(weights, out, "--save_scores")).returncode == 0
+    return out
+
+
+@pytest.fixture
+def log(finished, tmp_path):
+    """A copy of a finished run with saved scores."""
+    return shutil.copytree(finished.parent, tmp_path / "run") / "log"
+
+
+def beside(log, end):
+    return log.with_name(log.name + end)
+
+
+# --- scores of another run ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("left", [[".scores"], [".scores", ".json"]], ids=str)
+def test_scores_without_their_log_are_kept(left, log, weights):
+    """A run into the same name would begin by emptying them."""
+    for end in {"", ".json", ".scores"} - set(left):
+        beside(log, end).unlink()
+    before = contents(log.parent)
+    assert_refused(certify(*arguments(weights, log, "--save_scores")), f"{log}.scores", "--overwrite")
+    assert contents(log.parent) == before
+    assert certify(*arguments(weights, log, "--save_scores", "--overwrite")).returncode == 0
+    assert beside(log, ".bak.scores").read_bytes() == before["log.scores"]
+
+
+def test_scores_are_not_read_under_another_runs_record(log, weights):
+    """Scores of sigma 0.25 read as those of sigma 1 would have radii 4 times too large."""
+    log.unlink()
+    beside(log, ".json").unlink()
+    assert certify("cifar10", weights, 1.0, *arguments(weights, log)[3:]).returncode == 0
+    assert_refused(run_program(RADIUS, f"{log}.scores", f"{log}.radii", "--score", "0.5"), "saved none")
+
+
+@pytest.mark.parametrize("change", [{"program": "recertify"}, {"save_scores": False}, {"save_scores": None}])
+def test_only_the_sampling_runs_own_record_will_do(change, log):
+    """A re-certification's record does not tell which alpha the samples were drawn for."""
+    record = json.loads(beside(log, ".json").read_text())
+    record["settings"].update(change)
+    beside(log, ".json").write_text(json.dumps(record))
+    assert_refused(run_program(RECERTIFY, log, f"{log}_again"), "not a record of saved scores")
+
+
+def test_a_record_of_other_ranks(log):
+    record = json.loads(beside(log, ".json").read_text())
+    record["scores_dtype"][-1][-1] += 1
+    beside(log, ".json").write_text(json.dumps(record))
+    assert_refused(run_program(RECERTIFY, log, f"{log}_again"), "scores_dtype")
+
+
+@pytest.mark.parametrize("program", [[RECERTIFY], [RADIUS, "--score", "0.5"]])
+def test_the_runs_own_log_is_no_output(program, log):
+    """--overwrite would set the scores aside with it, while they are read."""
+    before = contents(log.parent)
+    code, *options = program
+    outfile = f"{log.parent}/../run/log"
+    assert_refused(run_program(code, f"{log}.scores", outfile, *options, "--overwrite"), "another name")
+    assert contents(log.parent) == before
+
+
+def test_a_torn_last_record_is_told(log):
+    path = beside(log, ".scores")
+    path.write_bytes(path.read_bytes()[:-5])
+    result = run_program(RECERTIFY, path, f"{log}_again")
+    assert result.returncode == 0 and f"{path}: its last record is torn" in result.stderr
+    assert len(read_rows(f"{log}_again")) == 11
+
+
+def test_scores_that_differ_a_little_have_files_of_their_own(log):
+    """Neither 0.50000001 nor 0.4999996 is 0.5."""
+    scores = ["0.5", "0.50000001", "0.4999996"]
+    result = run_program(RADIUS, log, f"{log}_{{score}}", "--score", *scores)
+    assert result.returncode == 0, result.stderr
+    assert [line.split("score ")[1].split(":")[0] for line in result.stdout.splitlines()] == scores
+    assert all(os.path.exists(f"{log}_{score}") for score in scores)
+
+
+# --- images without a row -------------------------------------------------------------------------------------------
+
+def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
+    """The record lists them, cert_acc.py and radius.py count them, and a re-certification's log hands them on."""
+    import torch
+
+    class Blinding(torch.nn.Module):
+        def __init__(self, brightest):
+            super().__init__()
+            self.inner, self.brightest = tiny_network(), brightest
+
+        def forward(self, x):
+            return torch.where(x.mean((1, 2, 3))[:, None] > self.brightest, torch.nan, self.inner(x))
+
+    log = tmp_path / "log"
+    run = arguments(weights, log, "--save_scores")
+    assert certify(*run, network=Blinding(0.55)).returncode == 1
+    rows = read_rows(log)
+    missing = sorted(set(range(0, 240, 20)) - {int(row["idx"]) for row in rows})
+    assert json.loads(beside(log, ".json").read_text())["non_finite"] == missing != []
+    assert run_program(RECERTIFY, log, f"{log}_again").returncode == 0
+    certified = sum(row["correct"] == "1" and float(row["exp_cdf_00"]) > 0.5 for row in rows)
+    for path in (log, f"{log}_again"):
+        result = run_program("cert_acc.py", path, "0.5")
+        assert f"radius 0.00 = {certified / 12:f}" in result.stdout and f"{len(missing)} images" in result.stderr
+    result = run_program(RADIUS, log, f"{log}_radii", "--score", "0.5")
+    radii = pandas.read_csv(f"{log}_radii", sep="\t")
+    assert float(result.stdout.split()[-1]) == pytest.approx((radii.radius * radii.correct).sum() / 12, rel=1e-7)
+    result = run_program("code/analyze.py", f"{log}_radii", "--table", "csv")
+    assert f"{(radii.correct * (radii.radius > 0)).sum() / 12:.4f}" in result.stdout
+
+    assert certify(*run, network=Blinding(2.0)).returncode == 0
+    result = run_program("cert_acc.py", log, "0.5")
+    assert result.stderr == "" and json.loads(beside(log, ".json").read_text())["non_finite"] == missing
+
+
+# --- files that are none, and other refusals -------------------------------------------------------------------------
+
+def test_special_files(log, tmp_path):
+    """A pipe or a device cannot be resumed, and gets no record."""
+    os.mkfifo(tmp_path / "pipe")
+    for out in ("/dev/null", tmp_path / "pipe"):
+        assert_refused(run_program(RECERTIFY, log, out), "not a regular file")
+    assert not os.path.exists("/dev/null.json") and not (tmp_path / "pipe.json").exists()
+
+
+def test_stdout_that_cannot_be_written(log):
+    """A full disk is one line; a reader that has gone (head) is none."""
+    command = [sys.executable, "cert_acc.py", str(log), "0.5"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert_refused(result, "No space left")
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("word, command", [
+    ("alpha", ["code/predict.py", "cifar10", DEMO_CHECKPOINT, "0.25", "OUT", "--skip", "20", "--alpha", "1e-150"]),
+    ("--N,", ["code/predict.py", "cifar10", DEMO_CHECKPOINT, "0.25", "OUT", "--skip", "20", "--N", "20000000"]),
+    ("SIGMA", ["code/visualize.py", "cifar10", "OUT", "40", "1e307"]),
+    ("--seed", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--seed", "1000000000000000"]),
+    ("--lr", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--lr", "inf"]),
+    ("--weight-decay", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--weight-decay", "-1"]),
+    ("No such file", ["benchmarks/figures.py", "samples", "none.tsv", "OUT.png"]),
+    ("not a table", ["benchmarks/figures.py", "samples", "requirements.txt", "OUT.png"]),
+    ("SIGMA", ["benchmarks/sample_size.py", DEMO_CHECKPOINT, "-1", "OUT"]),
+    ("--N", ["benchmarks/sample_size.py", DEMO_CHECKPOINT, "0.25", "OUT", "--N", "0"])])
+def test_refusals(word, command, tmp_path):
+    """One line, exit status 2, and no file."""
+    assert_refused(run_program(*(str(part).replace("OUT", f"{tmp_path}/out") for part in command)), word)
+    assert not list(tmp_path.iterdir())
