@@ -24,6 +24,9 @@ from runs.scores import read_scores  # noqa: E402
 
 SIGMAS = ("0.25", "0.50")
 BANDS = {"clopper_pearson": "Clopper-Pearson band", "dkw": "DKW band (the paper's)"}
+MEAN_BAND, MEAN_HOEFFDING = "mean alone, limit from the band", "mean alone, limit from Hoeffding (the paper's baseline)"
+STYLES = dict(zip((*BANDS.values(), MEAN_BAND, MEAN_HOEFFDING), zip(COLOURS, ("-", "-", ":", "--"), strict=False),
+                  strict=True))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,23 +54,18 @@ def certified_radii(path: Path) -> tuple[dict[str, np.ndarray], float, int]:
         images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(rule)]
         curves[name] = np.array([found.radius(score) * right for found, right in images])
         if bound == saved.rule.bound:
-            curves["mean alone, limit from the band"] = np.array(
-                [radius_of_mean(found, score) * right for found, right in images])
-            curves["mean alone, limit from Hoeffding (the paper's baseline)"] = np.array(
-                [found.radius(score, naive=True) * right for found, right in images])
+            curves[MEAN_BAND] = np.array([radius_of_mean(found, score) * right for found, right in images])
+            curves[MEAN_HOEFFDING] = np.array([found.radius(score, naive=True) * right for found, right in images])
     return curves, score, saved.rule.n
 
 
 def draw_radius(folder: Path):
     """Certified accuracy against radius: a panel for each measure and noise level, a curve for each bound."""
     figure = new_figure(8.8, 6.6)
-    styles = dict(zip((*BANDS.values(), "mean alone, limit from the band",
-                       "mean alone, limit from Hoeffding (the paper's baseline)"),
-                      zip(COLOURS, ("-", "-", ":", "--"), strict=False), strict=False))
     for row, measure in zip(figure.subplots(2, 2, sharey=True), MEASURES, strict=True):
         for axes, sigma in zip(row, SIGMAS, strict=True):
             curves, score, n = certified_radii(folder / measure / f"noise_{sigma}.scores")
-            for name, (colour, line) in styles.items():
+            for name, (colour, line) in STYLES.items():
                 radii = np.sort(curves[name])
                 steps = np.unique([0.0, *radii])
                 accuracy = 1 - np.searchsorted(radii, steps, side="right") / len(radii)
