@@ -101,10 +101,13 @@ def test_many_kills_among_the_writes(options, names, tmp_path):
 
 @pytest.mark.long
 def test_many_kills_of_the_command(tmp_path):
-    """The command as a user types it, killed at any time since its start: before it has opened its files, too."""
+    """The command as a user types it, killed at any time since its start: before it has opened its files, too.
+
+    All 500 images, so that no start comes to their end.
+    """
     checkpoint = confident_checkpoint(tmp_path)
     generator = random.Random(22)
-    args = arguments(checkpoint, tmp_path / "killed", "--save_scores", stop=2000)
+    args = arguments(checkpoint, tmp_path / "killed", "--save_scores", stop=10000)
     begin = time.monotonic()
     process = start_program(*args, program=(CERTIFY,))
     wait_for_rows(tmp_path / "killed", 1, process)
@@ -118,7 +121,7 @@ def test_many_kills_of_the_command(tmp_path):
         process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL
     for out in ("killed", "whole"):
-        result = certify(*arguments(checkpoint, tmp_path / out, "--save_scores", stop=2000), network="real")
+        result = certify(*arguments(checkpoint, tmp_path / out, "--save_scores", stop=10000), network="real")
         assert result.returncode == 0, result.stderr
     assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
     assert (tmp_path / "killed.scores").read_bytes() == (tmp_path / "whole.scores").read_bytes()
