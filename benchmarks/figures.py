@@ -46,7 +46,7 @@ def radius_of_mean(certificate: Certificate, score: float) -> float:
 
 
 def certified_radii(path: Path) -> tuple[dict[str, np.ndarray], float, int]:
-    """For each curve the certified radii of all images at the measure's cutoff (0 where the class is wrong)."""
+    """For each curve the certified radii of all images at the measure's cutoff; 0 where the class is wrong or none."""
     saved = read_scores(str(path))
     score, curves = saved.rule.measure.cutoff, {}
     for bound, name in BANDS.items():
@@ -56,6 +56,7 @@ def certified_radii(path: Path) -> tuple[dict[str, np.ndarray], float, int]:
         if bound == saved.rule.bound:
             curves[MEAN_BAND] = np.array([radius_of_mean(found, score) * right for found, right in images])
             curves[MEAN_HOEFFDING] = np.array([found.radius(score, naive=True) * right for found, right in images])
+    curves = {name: np.append(radii, np.zeros(len(saved.non_finite))) for name, radii in curves.items()}
     return curves, score, saved.rule.n
 
 

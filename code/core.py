@@ -66,9 +66,10 @@ class Smooth:
         """
         if n0 < 1 or batch_size < 1:
             raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
+        radii = tuple(radii)
         for radius in radii:
             check_radius(radius)
-        rules = [_cached_rule(measure, n, alpha, self.sigma, bound, tuple(radii), kept_ranks, eta)
+        rules = [_cached_rule(measure, n, alpha, self.sigma, bound, radii, kept_ranks, eta)
                  for measure in self.measures]
         bands = [rule.band for rule in rules]  # also refuses a bad n, alpha or bound before any sampling
 

@@ -30,13 +30,15 @@ def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
         signal.signal(signum, _stop)
     try:
         status = main() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the caller closed it
+            sys.stdout.flush()
         return status
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except OSError as error:  # of stdout, above all: what could not be written is not tried again at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # who reads it (head, say) has seen enough
             return 128 + signal.SIGPIPE
         print(f"error: {error}", file=sys.stderr)

@@ -155,8 +155,9 @@ def check_outdir(path: Path, log: Path, resuming: bool) -> None:
         raise InputError(f"{path}: no checkpoint to resume from")
     if path.exists() and not resuming:
         raise InputError(f"{path} is there: --resume goes on from it, another OUTDIR starts anew")
-    if not resuming and log.is_file() and log.read_text(errors="replace").splitlines() not in ([], [LOG_HEADER]):
-        raise InputError(f"{log} is there, without a checkpoint: another OUTDIR starts anew")
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    if lines and (lines[0] != LOG_HEADER or len(lines) > 1 and not resuming):
+        raise InputError(f"{log} is there, and not of this training: another OUTDIR starts anew")
 
 
 def begin_log(log: Path, done: int) -> None:
@@ -164,7 +165,9 @@ def begin_log(log: Path, done: int) -> None:
     rows = log.read_text().splitlines() if done and log.exists() else []
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("\n".join([LOG_HEADER, *rows[1:1 + done]]) + "\n")
+        unfinished = log.with_name(log.name + ".part")
+        unfinished.write_text("\n".join([LOG_HEADER, *rows[1:1 + done]]) + "\n")
+        os.replace(unfinished, log)
     except OSError as error:
         raise InputError(f"{log}: cannot be written ({error.strerror})") from None
 

@@ -147,6 +147,11 @@ def test_noise_is_that_of_seed_and_index():
     assert tuple(certify(smoothed)) == tuple(first)
 
 
+def test_radii_from_a_generator():
+    """They are gone through more than once."""
+    assert len(certify(smooth(), radii=(r / 4 for r in range(3))).exp_cdf) == 3
+
+
 def test_radii_and_shapes():
     """One bound a radius, falling with it; exp_cdf in the order of the radii asked for."""
     radii = (0.0, 0.1, 0.33)

@@ -73,12 +73,13 @@ def test_a_record_of_other_ranks(log):
     assert_refused(run_program(RECERTIFY, log, f"{log}_again"), "scores_dtype")
 
 
+@pytest.mark.parametrize("end", ["", ".scores", ".json"])
 @pytest.mark.parametrize("program", [[RECERTIFY], [RADIUS, "--score", "0.5"]])
-def test_the_runs_own_log_is_no_output(program, log):
+def test_the_runs_own_files_are_no_output(program, end, log):
     """--overwrite would set the scores aside with it, while they are read."""
     before = contents(log.parent)
     code, *options = program
-    outfile = f"{log.parent}/../run/log"
+    outfile = f"{log.parent}/../run/log{end}"
     assert_refused(run_program(code, f"{log}.scores", outfile, *options, "--overwrite"), "another name")
     assert contents(log.parent) == before
 
@@ -102,21 +103,39 @@ def test_scores_that_differ_a_little_have_files_of_their_own(log):
 
 # --- images without a row -------------------------------------------------------------------------------------------
 
-def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
-    """The record lists them, cert_acc.py and radius.py count them, and a re-certification's log hands them on."""
+def blinding_network(brightest):
+    """A network whose scores are NaN for images brighter than that."""
     import torch
 
     class Blinding(torch.nn.Module):
-        def __init__(self, brightest):
+        def __init__(self):
             super().__init__()
-            self.inner, self.brightest = tiny_network(), brightest
+            self.inner = tiny_network()
 
         def forward(self, x):
-            return torch.where(x.mean((1, 2, 3))[:, None] > self.brightest, torch.nan, self.inner(x))
+            return torch.where(x.mean((1, 2, 3))[:, None] > brightest, torch.nan, self.inner(x))
 
+    return Blinding()
+
+
+def test_images_found_non_finite_later(weights, tmp_path):
+    """A finished re-certification learns of them, though the saved scores are the same."""
+    log = tmp_path / "log"
+    for brightest, stop, status in ((2.0, 60, 0), (-9.0, 120, 1)):
+        run = arguments(weights, log, "--save_scores", stop=stop)
+        assert certify(*run, network=blinding_network(brightest)).returncode == status
+        assert run_program(RECERTIFY, log, f"{log}_again").returncode == 0
+        assert run_program(RADIUS, log, f"{log}_radii", "--score", "0.3").returncode == 0
+    for path in (log, f"{log}_again"):
+        assert "3 images with non-finite" in run_program("cert_acc.py", path, "0.5").stderr
+    assert "3 images with non-finite" in run_program("code/analyze.py", f"{log}_radii", "--table", "csv").stderr
+
+
+def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
+    """The record lists them, cert_acc.py and radius.py count them, and a re-certification's log hands them on."""
     log = tmp_path / "log"
     run = arguments(weights, log, "--save_scores")
-    assert certify(*run, network=Blinding(0.55)).returncode == 1
+    assert certify(*run, network=blinding_network(0.55)).returncode == 1
     rows = read_rows(log)
     missing = sorted(set(range(0, 240, 20)) - {int(row["idx"]) for row in rows})
     assert json.loads(beside(log, ".json").read_text())["non_finite"] == missing != []
@@ -131,7 +150,7 @@ def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
     result = run_program("code/analyze.py", f"{log}_radii", "--table", "csv")
     assert f"{(radii.correct * (radii.radius > 0)).sum() / 12:.4f}" in result.stdout
 
-    assert certify(*run, network=Blinding(2.0)).returncode == 0
+    assert certify(*run, network=blinding_network(2.0)).returncode == 0
     result = run_program("cert_acc.py", log, "0.5")
     assert result.stderr == "" and json.loads(beside(log, ".json").read_text())["non_finite"] == missing
 
@@ -141,7 +160,8 @@ def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
 def test_special_files(log, tmp_path):
     """A pipe or a device cannot be resumed, and gets no record."""
     os.mkfifo(tmp_path / "pipe")
-    for out in ("/dev/null", tmp_path / "pipe"):
+    os.mkfifo(tmp_path / "log.json")
+    for out in ("/dev/null", tmp_path / "pipe", tmp_path / "log"):
         assert_refused(run_program(RECERTIFY, log, out), "not a regular file")
     assert not os.path.exists("/dev/null.json") and not (tmp_path / "pipe.json").exists()
 
@@ -157,6 +177,13 @@ def test_stdout_that_cannot_be_written(log):
     result = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_stdout_that_is_closed(log):
+    """As under a daemon: a program that has nothing to print there does its work."""
+    command = f"{sys.executable} {RECERTIFY} {log} {log}_again >&-"
+    result = subprocess.run(command, cwd=ROOT, shell=True, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "") and len(read_rows(f"{log}_again")) == 12
 
 
 @pytest.mark.parametrize("word, command", [

@@ -39,6 +39,37 @@ def test_batch_statistics_are_refused():
         certify(network)
 
 
+class AlwaysTraining(nn.Sequential):
+    """eval() does not reach it."""
+
+    def train(self, mode=True):
+        return super().train(True)
+
+
+def test_training_mode_is_refused():
+    """Dropout and BatchNorm would go on as in training."""
+    with pytest.raises(ValueError, match="training mode"):
+        certify(AlwaysTraining(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten()))
+
+
+class ReadsItsNorm(nn.Module):
+    """Its code reads what the BatchNorm holds, which is not there once that is folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).mean((2, 3)).view(-1, self.norm.num_features)
+
+
+def test_a_module_that_cannot_be_folded_runs_as_it_is():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ReadsItsNorm().eval()
+    assert certify(network).mean == pytest.approx(certify(Opaque(network)).mean, abs=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_the_default_dtype_does_not_matter(dtype):
     """Noise and scores are float32: half precision would round scores up."""

@@ -136,6 +136,8 @@ def test_existing_log_stays(tmp_path):
     (tmp_path / "log.txt").write_text(log + "0\t1.0\n")
     assert_refused(start(tmp_path), "log.txt is there")
     assert (tmp_path / "log.txt").read_text() == log + "0\t1.0\n" and not (tmp_path / "checkpoint.pth.tar").exists()
+    (tmp_path / "log.txt").write_bytes(b"\xff notes\n")
+    assert_refused(start(tmp_path), "log.txt is there")
     (tmp_path / "log.txt").write_text(log)
     assert start(tmp_path, "--epochs", 1).returncode == 0 and len(log_rows(tmp_path)) == 1
 

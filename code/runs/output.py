@@ -161,7 +161,7 @@ class RunOutput:
     def complete(self, lines: list[tuple[int, str]], eta: float | None, non_finite: Iterable[int]) -> None:
         """Begin, and add the rows (index, line) that are not there yet at one go: for rows that cost no sampling."""
         lines = [(index, line) for index, line in lines if index not in self.done]
-        if not lines:
+        if not lines and set(non_finite) <= set(without_row(self.old, self.done)):
             print(f"{self.path}: complete; nothing to do", file=sys.stderr)
             return
         self.begin(eta, non_finite)

@@ -58,6 +58,8 @@ def read_record(outfile: str) -> dict | None:
     path = record_path(outfile)
     if not os.path.exists(path):
         return None
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: not a regular file")
     try:
         record = json.loads(read_bytes(path))
     except (ValueError, RecursionError):

@@ -70,9 +70,11 @@ class SavedScores:
     non_finite: list[int]
 
     def refuse_own_log(self, outfile: str) -> None:
-        """Raise InputError where a program would write the log that these scores stand beside."""
-        if os.path.realpath(scores_path(outfile)) == os.path.realpath(self.path):
-            raise InputError(f"{outfile}: the log of the run that saved the scores; choose another name")
+        """Raise InputError where a program would write a file of the run that saved these scores."""
+        own = self.path.removesuffix(".scores")
+        if (os.path.realpath(outfile) in map(os.path.realpath, (own, record_path(own), self.path))
+                or os.path.realpath(scores_path(outfile)) == os.path.realpath(self.path)):
+            raise InputError(f"{outfile}: a file of the run that saved the scores; choose another name")
 
     def certificates(self, rule: Rule):
         """Yield (index, label, certificate under `rule`) for every image."""
