@@ -6,7 +6,6 @@ Writes one row for each image, measure, band and N: idx label measure bound N pr
 benchmarks/figures.py draws it. Works on CIFAR-10's test images; the table is written at the end.
 """
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from errors import InputError, run  # noqa: E402
 from measures import MEASURES  # noqa: E402
 from runs.log import check_rule, columns, join, round_down  # noqa: E402
 from runs.newfile import refuse_existing, write_new  # noqa: E402
-from sampler import PRECISIONS, SEEDS, SMALLEST_SIGMA  # noqa: E402
+from runs.options import check_noise_options  # noqa: E402
+from sampler import PRECISIONS  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,15 +44,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise InputError for values that no run can use."""
-    if not SMALLEST_SIGMA <= args.sigma < math.inf:
-        raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {args.sigma}")
+    check_noise_options(args)
     if min(*args.N, args.N0, args.batch, args.skip) < 1:
         raise InputError("--N, --N0, --batch and --skip must be 1 or above")
     for n in args.N:
         for bound in BOUNDS:
             check_rule(Rule(MEASURES["margin"], n, args.alpha, args.sigma, bound))
-    if not 0 <= args.seed < SEEDS:
-        raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")
 
 
 def certificates(smooth: Smooth, x, index: int, args: argparse.Namespace):

@@ -50,7 +50,7 @@ class Rule:
     def weights(self) -> np.ndarray:
         """Phi(Phi^-1(p_j) - R / sigma), [radii, ranks]: the same for every image."""
         for radius in self.radii:
-            check_radius(radius)
+            _check_radius(radius)
         with np.errstate(over="ignore"):  # an infinite shift leaves the lowest score
             return shifted_probability(self.band.prob, np.asarray(self.radii)[:, None] / self.sigma)
 
@@ -117,7 +117,7 @@ class Certificate:
 
     def lower_bound(self, radius: float) -> float:
         """The bound from the CDF at any radius >= 0, whether the certificate abstains or not."""
-        check_radius(radius)
+        _check_radius(radius)
         measure, rule = self.rule.measure, self.rule
         if self.thresholds is None:
             return measure.score_min
@@ -125,7 +125,7 @@ class Certificate:
 
     def naive_lower_bound(self, radius: float) -> float:
         """The bound from the mean alone at any radius >= 0, never below score_min."""
-        check_radius(radius)
+        _check_radius(radius)
         measure = self.rule.measure
         bound = naive_bound(self.mean_lower, radius / self.rule.sigma, measure.score_min, measure.score_max)
         return max(float(bound), measure.score_min)
@@ -153,7 +153,7 @@ class Certificate:
         return replace(self, rule=replace(self.rule, measure=replace(self.rule.measure, cutoff=-np.inf)))
 
 
-def check_radius(radius: float) -> None:
+def _check_radius(radius: float) -> None:
     """Raise ValueError for a radius below 0, or NaN."""
     if not radius >= 0:
         raise ValueError(f"a radius must be 0 or above, not {radius}")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bounds import empirical_bernstein_lower
-from certificate import ABSTAIN, RADII, Certificate, Rule, check_radius
+from certificate import ABSTAIN, RADII, Certificate, Rule
 from measures import MEASURES, Measure
 from sampler import ESTIMATION, SELECTION, SMALLEST_SIGMA, Sampler, choose_device, retry_with_smaller_batch
 
@@ -67,18 +67,17 @@ class Smooth:
         if n0 < 1 or batch_size < 1:
             raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
         radii = tuple(radii)
-        for radius in radii:
-            check_radius(radius)
         rules = [_cached_rule(measure, n, alpha, self.sigma, bound, radii, kept_ranks, eta)
                  for measure in self.measures]
-        bands = [rule.band for rule in rules]  # also refuses a bad n, alpha or bound before any sampling
+        for rule in rules:
+            rule.weights  # noqa: B018  (made and kept; refuses a bad n, alpha, bound or radius before any sampling)
 
         def certificates(batch: int) -> tuple[Certificate, ...]:
             classes, scores = self.sample(x, n0, n, batch, seed=seed, index=index)
             means = _finite_means(scores)
             if scores.shape[1] < n:
                 return tuple(map(Rule.abstention, rules, classes, means))
-            thresholds = [order_statistics(row, band.ranks) for row, band in zip(scores, bands, strict=True)]
+            thresholds = [order_statistics(row, rule.band.ranks) for row, rule in zip(scores, rules, strict=True)]
             return tuple(map(Rule.certificate, rules, classes, means, thresholds))
 
         result = retry_with_smaller_batch(certificates, batch_size)

@@ -56,7 +56,7 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
     settings = {**saved.settings, "program": "radius", "bound": bound, "score": score, "scores_sha256": saved.sha256,
                 "post_hoc": bound != own.bound}
     outfile = args.outfile.replace(PLACE, exactly(score))
-    saved.refuse_own_log(outfile)
+    saved.refuse_own_files(outfile)
     output = RunOutput(outfile, settings, start_of_run(vars(args)), COLUMNS,
                        parse_radii, overwrite=args.overwrite)
     total, lines = 0.0, []

@@ -48,7 +48,7 @@ def make_rule(args: argparse.Namespace, saved: SavedScores) -> Rule:
 def main() -> None:
     args = parse_arguments()
     saved = read_scores(args.scores)
-    saved.refuse_own_log(args.outlog)
+    saved.refuse_own_files(args.outlog)
     rule = make_rule(args, saved)
     settings = {**saved.settings, "program": "recertify", "bound": rule.bound, "alpha": rule.alpha,
                 "radii": list(rule.radii), "no_abstain": args.no_abstain, "scores_sha256": saved.sha256,

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 import datasets
 from architectures import ARCHITECTURES, build_network, load_state, read_checkpoint
 from errors import InputError, run
+from runs.newfile import write_whole
 from sampler import choose_device
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
@@ -163,13 +164,7 @@ def check_outdir(path: Path, log: Path, resuming: bool) -> None:
 def begin_log(log: Path, done: int) -> None:
     """Write the header, and keep the rows of the epochs done: the last row may be ahead of its checkpoint."""
     rows = log.read_text().splitlines() if done and log.exists() else []
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = log.with_name(log.name + ".part")
-        unfinished.write_text("\n".join([LOG_HEADER, *rows[1:1 + done]]) + "\n")
-        os.replace(unfinished, log)
-    except OSError as error:
-        raise InputError(f"{log}: cannot be written ({error.strerror})") from None
+    write_whole(log, ("\n".join([LOG_HEADER, *rows[1:1 + done]]) + "\n").encode())
 
 
 def save(path: Path, **content) -> None:

@@ -43,6 +43,17 @@ class Slow(torch.nn.Module):
         return self.network(x)
 
 
+class Blinding(torch.nn.Module):
+    """The tiny network, but its scores are NaN for images brighter than `brightest`."""
+
+    def __init__(self, brightest: float):
+        super().__init__()
+        self.inner, self.brightest = tiny_network(), brightest
+
+    def forward(self, x):
+        return torch.where(x.mean((1, 2, 3))[:, None] > self.brightest, torch.nan, self.inner(x))
+
+
 def slow_network(seconds: float) -> Slow:
     """The tiny network, but a run of it lasts long enough to be met by another."""
     return Slow(tiny_network(), seconds)

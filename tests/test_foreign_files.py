@@ -7,7 +7,7 @@ import sys
 
 import pandas
 import pytest
-from certify_runs import arguments, certify, contents, tiny_network, weights_file
+from certify_runs import Blinding, arguments, certify, contents, weights_file
 from helpers import DEMO_CHECKPOINT, ROOT, assert_refused, read_rows, run_program
 
 RECERTIFY, RADIUS = "code/recertify.py", "code/radius.py"
@@ -103,27 +103,12 @@ def test_scores_that_differ_a_little_have_files_of_their_own(log):
 
 # --- images without a row -------------------------------------------------------------------------------------------
 
-def blinding_network(brightest):
-    """A network whose scores are NaN for images brighter than that."""
-    import torch
-
-    class Blinding(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = tiny_network()
-
-        def forward(self, x):
-            return torch.where(x.mean((1, 2, 3))[:, None] > brightest, torch.nan, self.inner(x))
-
-    return Blinding()
-
-
 def test_images_found_non_finite_later(weights, tmp_path):
     """A finished re-certification learns of them, though the saved scores are the same."""
     log = tmp_path / "log"
     for brightest, stop, status in ((2.0, 60, 0), (-9.0, 120, 1)):
         run = arguments(weights, log, "--save_scores", stop=stop)
-        assert certify(*run, network=blinding_network(brightest)).returncode == status
+        assert certify(*run, network=Blinding(brightest)).returncode == status
         assert run_program(RECERTIFY, log, f"{log}_again").returncode == 0
         assert run_program(RADIUS, log, f"{log}_radii", "--score", "0.3").returncode == 0
     for path in (log, f"{log}_again"):
@@ -135,7 +120,7 @@ def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
     """The record lists them, cert_acc.py and radius.py count them, and a re-certification's log hands them on."""
     log = tmp_path / "log"
     run = arguments(weights, log, "--save_scores")
-    assert certify(*run, network=blinding_network(0.55)).returncode == 1
+    assert certify(*run, network=Blinding(0.55)).returncode == 1
     rows = read_rows(log)
     missing = sorted(set(range(0, 240, 20)) - {int(row["idx"]) for row in rows})
     assert json.loads(beside(log, ".json").read_text())["non_finite"] == missing != []
@@ -150,7 +135,7 @@ def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
     result = run_program("code/analyze.py", f"{log}_radii", "--table", "csv")
     assert f"{(radii.correct * (radii.radius > 0)).sum() / 12:.4f}" in result.stdout
 
-    assert certify(*run, network=blinding_network(2.0)).returncode == 0
+    assert certify(*run, network=Blinding(2.0)).returncode == 0
     result = run_program("cert_acc.py", log, "0.5")
     assert result.stderr == "" and json.loads(beside(log, ".json").read_text())["non_finite"] == missing
 

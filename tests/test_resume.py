@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 from certify_runs import (
+    Blinding,
     arguments,
     certify,
     confident_checkpoint,
     contents,
-    tiny_network,
     weights_file,
     without_times,
 )
@@ -91,8 +91,7 @@ def test_a_finished_log_is_left_as_it_is(log, weights):
     assert contents(log.parent) == before
 
 
-@pytest.mark.parametrize("line, offset", [(1, 0), (1, 1), (2, -1), (2, 0), (2, 1),
-                                          (12, 0), (13, -1)])
+@pytest.mark.parametrize("line, offset", [(1, 0), (1, 1), (2, -1), (2, 0), (2, 1), (12, 0), (13, -1)])
 def test_any_torn_last_line(line, offset, log, weights, whole):
     """A crash may leave a log cut at any byte: what is torn is cut off and done again."""
     data = log.read_bytes()
@@ -210,21 +209,6 @@ def test_overwrite_where_nothing_is(weights, tmp_path):
 
 # --- images without finite scores -----------------------------------------------------------------------------------
 
-def blinding_network():
-    """A network whose scores are NaN for images brighter than its `brightest`."""
-    import torch
-
-    class Blinding(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner, self.brightest = tiny_network(), 0.55
-
-        def forward(self, x):
-            return torch.where(x.mean((1, 2, 3))[:, None] > self.brightest, torch.nan, self.inner(x))
-
-    return Blinding()
-
-
 def images_done(monkeypatch):
     """The list that every index certified from now on is added to."""
     import core
@@ -236,7 +220,7 @@ def images_done(monkeypatch):
 @pytest.mark.parametrize("options", [(), ("--save_scores",)])
 def test_only_images_without_finite_scores_are_tried_again(options, weights, tmp_path, monkeypatch):
     """They get no row and exit status 1, and a repeat tries these alone, until they have one."""
-    network = blinding_network()
+    network = Blinding(0.55)
     run = arguments(weights, tmp_path / "log", *options)
     seen = images_done(monkeypatch)
     first = certify(*run, network=network)

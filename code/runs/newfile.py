@@ -21,3 +21,17 @@ def write_new(path: str | os.PathLike, data: bytes, overwrite: bool) -> None:
             file.write(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file whole or not at all, in the place of one that is there. Raises InputError."""
+    unfinished = f"{path}.part"
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(unfinished, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None

@@ -38,10 +38,17 @@ def add_certificate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R")
 
 
-def check_sampling_options(args: argparse.Namespace) -> None:
-    """Raise InputError for a value that no run can use."""
+def check_noise_options(args: argparse.Namespace) -> None:
+    """Raise InputError for a standard deviation or a seed that no noise can have."""
     if not SMALLEST_SIGMA <= args.sigma < math.inf:
         raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {args.sigma}")
+    if not 0 <= args.seed < SEEDS:
+        raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")
+
+
+def check_sampling_options(args: argparse.Namespace) -> None:
+    """Raise InputError for a value that no run can use."""
+    check_noise_options(args)
     for name in ("batch", "skip", "N0", "N"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} must be 1 or above, not {getattr(args, name)}")
@@ -49,5 +56,3 @@ def check_sampling_options(args: argparse.Namespace) -> None:
         raise InputError(f"--max must be 1 or above (or -1: no limit), not {args.max}")
     if not 0 < args.alpha < 1:
         raise InputError(f"--alpha must lie strictly between 0 and 1, not {args.alpha}")
-    if not 0 <= args.seed < SEEDS:
-        raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")

@@ -144,10 +144,7 @@ class RunOutput:
         """Write the record, which tells that these images have non-finite scores: no count of images forgets them."""
         if failed := {*without_row(self.record, self.done), *indices}:
             self.record[NON_FINITE] = sorted(failed)
-        try:
-            write_record(self.path, self.record)
-        except OSError as error:
-            raise InputError(f"{record_path(self.path)}: cannot be written ({error.strerror})") from None
+        write_record(self.path, self.record)
 
     def write(self, index: int, line: str, scores: bytes | None = None) -> None:
         """Add the row of one image, after its scores, unless it is there already."""

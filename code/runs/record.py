@@ -12,6 +12,7 @@ from pathlib import Path
 from errors import InputError
 from measures import MEASURES
 from runs.log import Log, read_bytes, read_log
+from runs.newfile import write_whole
 
 NON_FINITE = "non_finite"  # the entry that lists images with non-finite scores, which have no row
 DEPTH = 10  # more than a record's lists and dictionaries stand in each other
@@ -96,14 +97,8 @@ def read_recorded_log(path: str) -> tuple[Log, dict]:
 
 
 def write_record(outfile: str, record: dict) -> None:
-    """Write the record whole or not at all."""
-    path, unfinished = record_path(outfile), record_path(outfile) + ".part"
-    with open(unfinished, "w") as file:
-        json.dump(record, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    """Write the record whole or not at all. Raises InputError."""
+    write_whole(record_path(outfile), (json.dumps(record, indent=1) + "\n").encode())
 
 
 def check_same_settings(outfile: str, old: dict, new: dict) -> None:

@@ -69,7 +69,7 @@ class SavedScores:
     sha256: str
     non_finite: list[int]
 
-    def refuse_own_log(self, outfile: str) -> None:
+    def refuse_own_files(self, outfile: str) -> None:
         """Raise InputError where a program would write a file of the run that saved these scores."""
         own = self.path.removesuffix(".scores")
         if (os.path.realpath(outfile) in map(os.path.realpath, (own, record_path(own), self.path))
