@@ -5,6 +5,7 @@ start with `1.` (or `1.module.` where it was trained under DataParallel).
 """
 import hashlib
 import pickle
+import re
 import warnings
 
 import torch
@@ -20,6 +21,7 @@ ARCHITECTURES = {
     "cifar_resnet20": lambda classes: CifarResNet(20, classes),
     "cifar_resnet110": lambda classes: CifarResNet(110, classes),
 }
+BLOCK_KEY = re.compile(r"1\.layer\d\.\d+\.")  # how the keys of a residual block begin
 DATASET_OF = {"resnet50": "imagenet", "cifar_resnet20": "cifar10", "cifar_resnet110": "cifar10"}
 
 
@@ -62,6 +64,24 @@ def load_state(path: str, checkpoint: dict, network: nn.Module) -> None:
     state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
     _check_state(path, checkpoint["arch"], state, network.state_dict())
     network.load_state_dict(state)
+
+
+def initialise(path: str, network: nn.Module) -> str:
+    """Give a network the weights in `path`, of its architecture or of a shallower CifarResNet; returns their SHA-256.
+
+    Blocks that the checkpoint lacks become the identity: the weight of their last BatchNorm is 0, and what enters them
+    comes from a ReLU. So the deeper network computes what the shallower one did. Raises InputError if it does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
+    own = network.state_dict()
+    added = {key[:match.end()] for key in own.keys() - state.keys() if (match := BLOCK_KEY.match(key))}
+    started = {block + name for block in added for name in ("bn2.weight", "bn2.bias")}
+    missing = {key: torch.zeros_like(value) if key in started else value for key, value in own.items()
+               if (match := BLOCK_KEY.match(key)) and key[:match.end()] in added}
+    _check_state(path, checkpoint["arch"], missing | state, own)
+    network.load_state_dict(missing | state)
+    return file_sha256(path)
 
 
 def read_checkpoint(path: str) -> dict:
