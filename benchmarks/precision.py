@@ -18,9 +18,10 @@ from machine import RESULTS, describe  # noqa: E402
 from architectures import load_checkpoint  # noqa: E402
 from datasets import DATASETS, open_images  # noqa: E402
 from errors import InputError, run  # noqa: E402
+from noise import ESTIMATION, make_noise  # noqa: E402
 from runs.newfile import refuse_existing, write_new  # noqa: E402
 from runs.tables import format_table  # noqa: E402
-from sampler import ESTIMATION, PRECISIONS, Sampler, choose_device  # noqa: E402
+from sampler import PRECISIONS, Sampler, choose_device  # noqa: E402
 
 NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}.
 Differences are over the softmax of all classes of all samples. The top score of an image is that of the class with the
@@ -88,7 +89,7 @@ class Differences:
 
 def compare(args: argparse.Namespace, network, images, indices, device: torch.device) -> list[list[str]]:
     """The rows of the table."""
-    exact, *others = (Sampler(network, args.sigma, device, precision, args.compile)
+    exact, *others = (Sampler(network, make_noise("integer", args.sigma, device), device, precision, args.compile)
                       for precision in ("fp32", *args.precision))
     differences = {precision: Differences() for precision in args.precision}
     for index in indices:

@@ -27,9 +27,10 @@ from certificate import BOUNDS, RADII, Rule  # noqa: E402
 from core import order_statistics  # noqa: E402
 from errors import InputError, run  # noqa: E402
 from measures import MEASURES  # noqa: E402
+from noise import BLOCK, ESTIMATION, make_noise  # noqa: E402
 from runs.newfile import refuse_existing, write_new  # noqa: E402
 from runs.tables import format_table  # noqa: E402
-from sampler import BLOCK, ESTIMATION, PRECISIONS, Sampler, choose_device, forward_size  # noqa: E402
+from sampler import PRECISIONS, Sampler, choose_device, forward_size  # noqa: E402
 
 SIDE = {"cifar10": 32, "imagenet": 224}
 PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 400, "imagenet": 400}}
@@ -96,9 +97,9 @@ def best_plain_variant(network, x, device, batches: tuple[int, ...], seconds: fl
     return min(tried)[2]
 
 
-def sampler_variant(network, x, device, precision: str, compile: bool, batch: int) -> Variant:
+def sampler_variant(network, x, device, precision: str, compile: bool, batch: int, noise: str = "integer") -> Variant:
     """This program."""
-    sampler = Sampler(network, SIGMA, device, precision, compile)
+    sampler = Sampler(network, make_noise(noise, SIGMA, device), device, precision, compile)
     size = forward_size(device.type, *x.shape[1:], batch)
 
     def draw(n: int) -> None:
@@ -108,7 +109,8 @@ def sampler_variant(network, x, device, precision: str, compile: bool, batch: in
             done += len(softmax)
         finish(device)
 
-    return Variant(f"{precision}, compiled" if compile else precision, size, max(size, BLOCK), draw)
+    name = precision + (", compiled" if compile else "") + (", float noise" if noise == "float" else "")
+    return Variant(name, size, max(size, BLOCK), draw)
 
 
 def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> tuple[list[Variant], int, float]:
@@ -117,12 +119,13 @@ def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> t
     torch.compiler.reset()  # what was compiled for the network before counts against a limit
     dataset = DATASET_OF[arch]
     network = build_network(arch, dataset).eval()
-    x = torch.rand(3, SIDE[dataset], SIDE[dataset])
+    x = torch.randint(256, (3, SIDE[dataset], SIDE[dataset])) / 255
     work = flops(network, x)
     variants = [plain_variant("plain loop", network, x, device, PLAIN_BATCH[device.type][dataset]),
                 best_plain_variant(network, x, device, TRIED_BATCHES[device.type][dataset], args.seconds / 4),
                 *(sampler_variant(network, x, device, precision, compile, args.batch)
-                  for precision in args.precision or PRECISIONS_OF[device.type] for compile in (False, True))]
+                  for precision in args.precision or PRECISIONS_OF[device.type] for compile in (False, True)),
+                sampler_variant(network, x, device, "fp32", False, args.batch, "float")]
     for variant in variants:
         variant.prepare(args.seconds)
         print(f"{arch}: {variant.name}: ready, {variant.samples} samples a measurement", file=sys.stderr)

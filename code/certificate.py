@@ -29,6 +29,8 @@ class Rule:
     """How the N scores of one image become its certificate: all that is fixed before the sampling.
 
     bound: one of BOUNDS; alpha: error probability of a certificate; sigma, radii: in pixels of range [0, 1];
+    float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
+    the law of the noisy images that were drawn and the exact one (see noise.py);
     kept_ranks: the band uses the ranks that --save_scores keeps, whatever the bound; eta: see clopper_pearson_band.
     """
 
@@ -40,11 +42,21 @@ class Rule:
     radii: tuple[float, ...] = RADII
     kept_ranks: bool = False
     eta: float | None = None
+    float_noise: bool = False
+    delta: float = 0.0
 
     @cached_property
     def band(self) -> Band:
-        """The confidence band of the score's distribution."""
-        return _band(self.n, self.alpha, self.bound, self.kept_ranks, self.eta)
+        """The confidence band of the score's distribution under exact noise.
+
+        The samples' law is within delta of the exact one, so no probability differs by more.
+        """
+        band = _band(self.n, self.alpha, self.bound, self.kept_ranks, self.eta)
+        return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
+
+    def shift(self, radius):
+        """radius / sigma, with the sigma of the noise that was drawn. radius: a scalar or array."""
+        return radius / (float(np.float32(self.sigma)) if self.float_noise else self.sigma)
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -52,11 +64,12 @@ class Rule:
         for radius in self.radii:
             _check_radius(radius)
         with np.errstate(over="ignore"):  # an infinite shift leaves the lowest score
-            return shifted_probability(self.band.prob, np.asarray(self.radii)[:, None] / self.sigma)
+            return shifted_probability(self.band.prob, self.shift(np.asarray(self.radii))[:, None])
 
     def certificate(self, chosen: int, mean: float, thresholds: np.ndarray) -> "Certificate":
         """The certificate of class `chosen` from its scores' mean and their order statistics at band.ranks, [J]."""
         mean_lower = hoeffding_lower(mean, self.n, self.alpha, self.measure.range)
+        mean_lower -= self.measure.range * self.delta
         return Certificate(self, chosen, mean, mean_lower, np.asarray(thresholds, dtype=np.float64))
 
     def abstention(self, chosen: int, mean: float) -> "Certificate":
@@ -121,13 +134,13 @@ class Certificate:
         measure, rule = self.rule.measure, self.rule
         if self.thresholds is None:
             return measure.score_min
-        return float(expected_score_bound(self.thresholds, rule.band.prob, radius / rule.sigma, measure.score_min))
+        return float(expected_score_bound(self.thresholds, rule.band.prob, rule.shift(radius), measure.score_min))
 
     def naive_lower_bound(self, radius: float) -> float:
         """The bound from the mean alone at any radius >= 0, never below score_min."""
         _check_radius(radius)
         measure = self.rule.measure
-        bound = naive_bound(self.mean_lower, radius / self.rule.sigma, measure.score_min, measure.score_max)
+        bound = naive_bound(self.mean_lower, self.rule.shift(radius), measure.score_min, measure.score_max)
         return max(float(bound), measure.score_min)
 
     def radius(self, score: float, naive: bool = False) -> float:

@@ -67,14 +67,16 @@ def open_outputs(args: argparse.Namespace, ranks: Ranks, job: Job) -> Iterator[R
                                 radii=args.radii, save_scores=args.save_scores)
         scores = partial(parse_scores, n=args.N, score_range=score_range) if args.save_scores else None
         yield RunOutput(args.outfile.replace(PLACE, measure.name), settings,
-                        job.start(args, ranks, early_abstain=args.early_abstain), columns(args.radii),
+                        job.start(args, ranks, early_abstain=args.early_abstain,
+                    noise=args.noise, round_images=args.round_images), columns(args.radii),
                         partial(parse_log, score_range=score_range), scores, args.overwrite)
 
 
 def make_work(args: argparse.Namespace, job: Job, eta: float | None):
     """The function that certifies the image of an index, for write_rows."""
     smooth = Smooth(job.network, job.num_classes, args.sigma, tuple(args.confidence_measure), device=str(job.device),
-                    precision=args.precision, compile=args.compile, early_abstain=args.early_abstain)
+                    precision=args.precision, compile=args.compile, early_abstain=args.early_abstain,
+                    noise=args.noise, round_images=args.round_images)
 
     def work(index: int):
         x, label = job.images.load(index)

@@ -9,7 +9,8 @@ from torch import nn
 from bounds import empirical_bernstein_lower
 from certificate import ABSTAIN, RADII, Certificate, Rule
 from measures import MEASURES, Measure
-from sampler import ESTIMATION, SELECTION, SMALLEST_SIGMA, Sampler, choose_device, retry_with_smaller_batch
+from noise import ESTIMATION, SELECTION, make_noise
+from sampler import Sampler, choose_device, retry_with_smaller_batch
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
@@ -33,27 +34,33 @@ class Prediction:
 class Smooth:
     """A base classifier smoothed by Gaussian noise: g(x) = E[score of f at x + N(0, sigma^2 I)].
 
+    With integer noise f first rounds the noisy image to 8-bit steps, so that every bound holds whatever floats do; x
+    must then be an 8-bit image (multiples of 1/255), and x' any image. See noise.py for what is assumed.
+
     base_classifier     any torch module from images [B, C, H, W] with pixels in [0, 1] to logits [B, num_classes];
                         it is copied, not changed; a row of logits must depend on its own image alone, with no
-                        randomness shared by the images of a batch, for the samples to be independent
+                        randomness shared by the images of a batch, for the samples to be independent, and be the
+                        same whatever was computed before
     sigma               standard deviation of the noise, in pixels of range [0, 1]
     confidence_measure  a name in MEASURES, or a tuple of them, all certified from the same samples
     device              auto (CUDA, then CPU) or a PyTorch device; precision: fp32, tf32, bf16 or fp16 (of the network
                         alone, whose certificate it then is); compile: through torch.compile
+    noise               integer, or float (see noise.py); round_images: certify the nearest 8-bit image
     early_abstain       give an image up as soon as it is clear that it will abstain; the row of a full run differs in
                         at most one image of a million, but such a certificate bounds nothing
     """
 
     def __init__(self, base_classifier: nn.Module, num_classes: int, sigma: float,
                  confidence_measure: str | tuple[str, ...] = "pred_score", *, device: str = "auto",
-                 precision: str = "fp32", compile: bool = False, early_abstain: bool = False):
-        if not SMALLEST_SIGMA <= sigma < float("inf"):
-            raise ValueError(f"sigma must be at least {SMALLEST_SIGMA} and finite, not {sigma}")
+                 precision: str = "fp32", compile: bool = False, early_abstain: bool = False, noise: str = "integer",
+                 round_images: bool = False):
         self.single = isinstance(confidence_measure, str)
         names = (confidence_measure,) if self.single else confidence_measure
         self.measures: tuple[Measure, ...] = tuple(MEASURES[name] for name in names)
         self.num_classes, self.sigma, self.early_abstain = num_classes, float(sigma), early_abstain
-        self.sampler = Sampler(base_classifier, self.sigma, choose_device(device), precision, compile)
+        self.float_noise, device = noise == "float", choose_device(device)
+        self.noise = make_noise(noise, self.sigma, device, round_images)
+        self.sampler = Sampler(base_classifier, self.noise, device, precision, compile)
 
     def certify(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *,
                 bound: str = "clopper_pearson", seed: int = 0, index: int = 0, radii: tuple[float, ...] = RADII,
@@ -67,7 +74,8 @@ class Smooth:
         if n0 < 1 or batch_size < 1:
             raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
         radii = tuple(radii)
-        rules = [_cached_rule(measure, n, alpha, self.sigma, bound, radii, kept_ranks, eta)
+        rules = [_cached_rule(measure, n, alpha, self.sigma, bound, radii, kept_ranks, eta, self.float_noise,
+                              self.noise.delta(x.numel()))
                  for measure in self.measures]
         for rule in rules:
             rule.weights  # noqa: B018  (made and kept; refuses a bad n, alpha, bound or radius before any sampling)
@@ -104,13 +112,15 @@ class Smooth:
             raise ValueError("prediction is by the expected pred_score")
         if n0 < 1 or batch_size < 1 or n < 2 or not 0 < alpha < 1:
             raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
-        rule = Rule(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,))
+        delta = self.noise.delta(x.numel())
+        rule = Rule(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), float_noise=self.float_noise,
+                    delta=delta)
         ranks = rule.band.ranks  # also refuses a bad n or alpha before any sampling
 
         def prediction(batch: int) -> Prediction:
             chosen, = self._select(x, n0, batch, (seed, index, SELECTION))
             scores, lead, variance = self._leads(x, n, batch, (seed, index, ESTIMATION), chosen)
-            limits = empirical_bernstein_lower(lead, variance, n, alpha, score_range=2.0)
+            limits = empirical_bernstein_lower(lead, variance, n, alpha, score_range=2.0) - 2.0 * delta
             wins = np.delete(limits, chosen).min() > 0
             below = rule.certificate(chosen, 0.0, order_statistics(scores, ranks)).lower_bound(0.0)
             mirrored = 1.0 - order_statistics(scores, n + 1 - ranks[::-1])[::-1].astype(np.float64)

@@ -46,7 +46,7 @@ def open_outputs(args: argparse.Namespace, ranks: Ranks, job: Job) -> list[RunOu
 def make_work(args: argparse.Namespace, job: Job, eta: None):
     """The function that predicts the image of an index, for write_rows."""
     smooth = Smooth(job.network, job.num_classes, args.sigma, device=str(job.device), precision=args.precision,
-                    compile=args.compile)
+                    compile=args.compile, noise=args.noise, round_images=args.round_images)
 
     def work(index: int):
         x, label = job.images.load(index)

@@ -1,7 +1,6 @@
-"""Noisy forward passes: softmax of a base classifier at x + N(0, sigma^2 I), sample by sample the same in every run.
+"""Noisy forward passes: softmax of a base classifier at an image under noise, sample by sample the same in every run.
 
-Sample k of (seed, index, stage) is the same for every forward size, --batch and number of processes: the noise of an
-image comes from one stream, drawn in blocks of BLOCK samples.
+Sample k of (seed, index, stage) is the same for every forward size, --batch and number of processes.
 """
 import copy
 import sys
@@ -16,19 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from errors import InputError
+from noise import BLOCK, FloatNoise, IntegerNoise, stream_seed
 
-BLOCK = 32  # samples drawn by one call of the random number generator; a power of two
-SELECTION, ESTIMATION = 0, 1  # stages: two independent streams an image
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SMALLEST_SIGMA = 1e-3  # the float32 spacing of pixels near 1 is 6e-8: below it, noise would not be Gaussian enough
-SEEDS, INDICES = 2 ** 10, 2 ** 21  # PyTorch's CPU generator uses 32 bits of its seed
-
-
-def stream_seed(seed: int, index: int, stage: int) -> int:
-    """An injective map from (seed, index, stage) to 32 bits. Raises ValueError outside its domain."""
-    if not (0 <= seed < SEEDS and 0 <= index < INDICES and stage in (SELECTION, ESTIMATION)):
-        raise ValueError(f"need 0 <= seed < {SEEDS} and 0 <= index < {INDICES}, not seed {seed}, index {index}")
-    return (seed * INDICES + index) * 2 + stage
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,11 +45,13 @@ class Sampler:
     """Draws softmax outputs of a base classifier (a torch module from [B, C, H, W] in [0, 1] to logits [B, classes]).
 
     The caller's module is copied, never changed. The copy runs in eval mode and channels_last, with BatchNorm folded
-    into the convolutions where torch.fx can trace it, in the given precision, compiled where asked for.
+    into the convolutions if torch.fx can trace it, in the given precision, compiled if asked for. A sample must be one
+    fixed function of its noisy image: the passes of an image have one size, and no module state changes between them.
     """
 
-    def __init__(self, base_classifier: nn.Module, sigma: float, device: torch.device, precision: str, compile: bool):
-        self.sigma, self.device, self.dtype = sigma, device, PRECISIONS[precision]
+    def __init__(self, base_classifier: nn.Module, noise: IntegerNoise | FloatNoise, device: torch.device,
+                 precision: str, compile: bool):
+        self.noise, self.device, self.dtype = noise, device, PRECISIONS[precision]
         self.tf32, self.compile = precision == "tf32", compile
         self._copy = copy.deepcopy(base_classifier).eval()
         if any(module.training or isinstance(module, _BatchNorm) and module.running_mean is None
@@ -92,14 +83,13 @@ class Sampler:
             return torch.softmax(logits.float(), dim=1)
 
     def _noisy_batches(self, x: torch.Tensor, size: int, seed: int) -> Iterator[torch.Tensor]:
-        """x + sigma * noise without end, float32 [size, C, H, W] in channels_last, in one reused buffer."""
+        """Noisy copies of x without end, float32 [size, C, H, W] in channels_last, in one reused buffer."""
         generator = torch.Generator(self.device).manual_seed(seed)
-        x = x.permute(1, 2, 0).contiguous()
-        buffer = torch.empty(max(size, BLOCK), *x.shape, dtype=torch.float32, device=self.device)
+        start = self.noise.start(x.permute(1, 2, 0).contiguous())
+        buffer = torch.empty(max(size, BLOCK), *start.shape, dtype=torch.float32, device=self.device)
         while True:
             for block in buffer.split(BLOCK):
-                block.normal_(generator=generator)
-            buffer.mul_(self.sigma).add_(x)
+                self.noise.fill(block, start, generator)
             for part in buffer.split(size):
                 yield part.permute(0, 3, 1, 2)
 

@@ -12,13 +12,15 @@ from tqdm import tqdm
 
 from architectures import file_sha256, load_checkpoint
 from datasets import INFO, ImageSet, open_images
+from noise import make_noise
 from runs.output import RunOutput
 from runs.ranks import Ranks
 from runs.record import start_of_run
 from sampler import choose_device
 
 STOPPED = "stopped; the rows so far are complete, and the same command goes on from them"
-SETTINGS = ("dataset", "split", "sigma", "N0", "N", "alpha", "seed", "precision", "skip")
+SETTINGS = ("dataset", "split", "sigma", "N0", "N", "alpha", "seed", "precision", "skip", "noise",
+            "round_images")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,13 @@ class Job:
     def settings(self, args: argparse.Namespace, **more) -> dict:
         """What a row of this run depends on."""
         return {**{name: getattr(args, name) for name in SETTINGS}, "arch": self.checkpoint["arch"],
-                "checkpoint_sha256": file_sha256(args.base_classifier), "device_type": self.device.type, **more}
+                "checkpoint_sha256": file_sha256(args.base_classifier), "device_type": self.device.type,
+                "delta": self.delta(args), **more}
+
+    def delta(self, args: argparse.Namespace) -> float:
+        """That of a noisy image of this size: later programs need it, and know no image."""
+        noise = make_noise(args.noise, args.sigma, torch.device("cpu"))
+        return noise.delta(self.images.load(0)[0].numel())
 
     def start(self, args: argparse.Namespace, ranks: Ranks, **more) -> dict:
         """What is recorded of this start."""
@@ -59,6 +67,9 @@ class Job:
         if isinstance(trained, float) and trained != args.sigma:
             print(f"warning: this network was trained with noise {trained:g}, and is smoothed with {args.sigma:g}",
                   file=sys.stderr)
+        if args.noise == "float":
+            print("float noise is taken for exact Gaussian noise, which no float is; --noise integer assumes no such "
+                  "thing", file=sys.stderr)
         if args.precision != "fp32":
             print(f"the network runs in {args.precision}: the log is about the network at this precision",
                   file=sys.stderr)

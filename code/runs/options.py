@@ -6,7 +6,8 @@ import datasets
 from certificate import BOUNDS, RADII
 from errors import InputError
 from measures import MEASURES
-from sampler import PRECISIONS, SEEDS, SMALLEST_SIGMA
+from noise import LARGEST_INTEGER_SIGMA, NOISES, SEEDS, SMALLEST_SIGMA
+from sampler import PRECISIONS
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,12 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--N0", type=int, default=100, help="samples that choose the class")
     parser.add_argument("--N", type=int, default=100000, help="samples that bound its score")
     parser.add_argument("--alpha", type=float, default=0.001, help="error probability of an image's certificate")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help=f"0 to {SEEDS - 1}")
+    parser.add_argument("--noise", choices=NOISES, default=NOISES[0],
+                        help="integer: the certificate holds in floating point, for 8-bit images; float: float32 noise "
+                             "is taken for a Gaussian")
+    parser.add_argument("--round_images", action="store_true",
+                        help="with integer noise: certify the nearest 8-bit image of any other")
     parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
                         help="of the network; the certificate is that of the network at this precision")
@@ -42,6 +48,11 @@ def check_noise_options(args: argparse.Namespace) -> None:
     """Raise InputError for a standard deviation or a seed that no noise can have."""
     if not SMALLEST_SIGMA <= args.sigma < math.inf:
         raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {args.sigma}")
+    if args.noise == "integer" and args.sigma > LARGEST_INTEGER_SIGMA:
+        raise InputError(f"SIGMA must be at most {LARGEST_INTEGER_SIGMA:g} with integer noise, not {args.sigma}: "
+                         "--noise float has no such limit")
+    if args.noise == "float" and args.round_images:
+        raise InputError("--round_images belongs to integer noise, not to --noise float")
     if not 0 <= args.seed < SEEDS:
         raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")
 

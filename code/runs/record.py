@@ -23,6 +23,7 @@ OPTION = {
     "sigma": "SIGMA", "confidence_measure": "--confidence_measure", "bound": "--bound", "radii": "--radii",
     "N0": "--N0", "N": "--N", "alpha": "--alpha", "seed": "--seed", "precision": "--precision", "skip": "--skip",
     "device_type": "--device", "save_scores": "--save_scores", "no_abstain": "--no_abstain", "scores_sha256": "SCORES",
+    "noise": "--noise", "round_images": "--round_images", "delta": "--noise or the images' size",
     "arch": "BASE_CLASSIFIER", "post_hoc": "--bound or --alpha",
 }
 # circumstances: recorded at each start; a change is told on stderr

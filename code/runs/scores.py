@@ -94,12 +94,18 @@ def read_scores(path: str) -> SavedScores:
     try:
         measure = MEASURES[settings["confidence_measure"]]
         alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
-        rule = Rule(measure, settings["N"], alpha, sigma, settings["bound"], tuple(radii), kept_ranks=True, eta=eta)
+        # records from before integer noise have neither of the two
+        noise, delta = settings.get("noise", "float"), settings.get("delta", 0.0)
+        rule = Rule(measure, settings["N"], alpha, sigma, settings["bound"], tuple(radii), kept_ranks=True, eta=eta,
+                    float_noise=noise == "float", delta=delta)
         if settings["program"] != "certify" or settings["save_scores"] is not True:
             raise ValueError("the run saved none")
         if (type(rule.n) is not int or type(settings["radii"]) is not list or not 0 < rule.sigma < np.inf
                 or rule.bound == "clopper_pearson" and eta is None):
             raise ValueError("N, radii, sigma or eta")
+        if (noise not in ("integer", "float") or type(delta) is not float or not 0 <= delta < 1
+                or noise == "integer" and not delta):
+            raise ValueError("noise or delta")
         check_radii(rule.radii)
         rule.band  # noqa: B018  (checks n, alpha, bound and eta)
         if record.get("scores_dtype") != describe_dtype(scores_dtype(rule.n)):
