@@ -21,7 +21,7 @@ ARCHITECTURES = {
     "cifar_resnet20": lambda classes: CifarResNet(20, classes),
     "cifar_resnet110": lambda classes: CifarResNet(110, classes),
 }
-BLOCK_KEY = re.compile(r"1\.layer\d\.\d+\.")  # how the keys of a residual block begin
+RESIDUAL_BLOCK = re.compile(r"1\.layer\d\.\d+\.")  # how the keys of one begin
 DATASET_OF = {"resnet50": "imagenet", "cifar_resnet20": "cifar10", "cifar_resnet110": "cifar10"}
 
 
@@ -75,12 +75,13 @@ def initialise(path: str, network: nn.Module) -> str:
     checkpoint = read_checkpoint(path)
     state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
     own = network.state_dict()
-    added = {key[:match.end()] for key in own.keys() - state.keys() if (match := BLOCK_KEY.match(key))}
-    started = {block + name for block in added for name in ("bn2.weight", "bn2.bias")}
-    missing = {key: torch.zeros_like(value) if key in started else value for key, value in own.items()
-               if (match := BLOCK_KEY.match(key)) and key[:match.end()] in added}
-    _check_state(path, checkpoint["arch"], missing | state, own)
-    network.load_state_dict(missing | state)
+    there = {_block(key) for key in state}
+    added = {key: value for key, value in own.items() if _block(key) and _block(key) not in there}
+    for key, value in added.items():
+        if key.endswith(("bn2.weight", "bn2.bias")):
+            added[key] = torch.zeros_like(value)
+    _check_state(path, checkpoint["arch"], added | state, own)
+    network.load_state_dict(added | state)
     return file_sha256(path)
 
 
@@ -106,6 +107,12 @@ def read_checkpoint(path: str) -> dict:
 
 def _plain_key(key: str) -> str:
     return "1." + key[len("1.module."):] if key.startswith("1.module.") else key
+
+
+def _block(key: str) -> str | None:
+    """The residual block that a key of a state_dict belongs to, or None."""
+    match = RESIDUAL_BLOCK.match(key)
+    return match and match[0]
 
 
 def _check_state(path: str, arch: str, state: dict, expected: dict) -> None:

@@ -103,7 +103,7 @@ def test_variant():
 def test_sampling_report(monkeypatch, tmp_path, capsys):
     """All variants of one network at tiny sizes (nothing is compiled), printed and written; nothing is overwritten."""
     eager = sampling.sampler_variant
-    monkeypatch.setattr(sampling, "sampler_variant", lambda network, x, device, precision, compile, batch: eager(
+    monkeypatch.setattr(sampling, "sampler_variant", lambda network, x, device, precision, compile, batch, noise="integer": eager(
         network, x, device, precision, False, batch))
     monkeypatch.setattr(sampling, "PLAIN_BATCH", {"cpu": {"cifar10": 4}})
     monkeypatch.setattr(sampling, "TRIED_BATCHES", {"cpu": {"cifar10": (2, 3)}})

@@ -50,7 +50,7 @@ def image(u):
 
 def certified(f, u, measure="pred_score", bound="clopper_pearson"):
     """The certificate of an image at u; its noise is that of index 3."""
-    smooth = Smooth(AlongDirection(f), 2, SIGMA, measure, device="cpu")
+    smooth = Smooth(AlongDirection(f), 2, SIGMA, measure, device="cpu", noise="float")  # off the 8-bit grid
     return smooth.certify(image(u), 100, N, ALPHA, 1000, bound=bound, index=3)
 
 

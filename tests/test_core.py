@@ -57,7 +57,7 @@ def certify(smoothed, n=500, batch=64, n0=50, alpha=ALPHA, x=IMAGE, **options):
 def images(count):
     """Images at which the linear classifier is sure, and others at which it is not."""
     generator = torch.Generator().manual_seed(9)
-    return [torch.rand(3, 4, 4, generator=generator) * (1 + k % 3) for k in range(count)]
+    return [torch.randint(256 // (3 - k % 3), (3, 4, 4), generator=generator) / 255 for k in range(count)]
 
 
 # --- certify ----------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_two_classes_and_bf16():
 
 def test_residual_network():
     """Batches, folding and channels_last change nothing on the real architecture: its mean score by a plain loop."""
-    network, x = random_network(), torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    network, x = random_network(), torch.randint(256, (3, 32, 32), generator=torch.Generator().manual_seed(1)) / 255
     certificate = certify(Smooth(network, 10, SIGMA, device="cpu"), x=x, n=192)
     noisy = x + SIGMA * torch.randn(192, 3, 32, 32, generator=torch.Generator().manual_seed(8))
     with torch.inference_mode():

@@ -25,7 +25,7 @@ class Threshold(nn.Module):
 def predictions(p0, count, n=100, alpha=0.2, n0=1):
     """Predictions for images whose E[score of class 0] is p0, each with noise of its own."""
     x = torch.full((1, 1, 1), SIGMA * float(torch.special.ndtri(torch.tensor(p0, dtype=torch.float64))))
-    smoothed = Smooth(Threshold(), 2, SIGMA, device="cpu")
+    smoothed = Smooth(Threshold(), 2, SIGMA, device="cpu", noise="float")  # x is off the 8-bit grid
     return [smoothed.predict(x, n0, n, alpha, 64, index=index) for index in range(count)]
 
 

@@ -8,11 +8,14 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
-from helpers import assert_refused
+from helpers import assert_refused, fake_checkpoint, random_network
 
+import architectures
 import datasets
 import train
-from architectures import load_checkpoint
+from architectures import build_network, file_sha256, initialise, load_checkpoint
+from archs.cifar_resnet import CifarResNet
+from consistency import consistency_loss
 from errors import run
 
 HEADER = ["epoch", "time", "lr", "train loss", "train acc", "testloss", "test acc"]
@@ -27,6 +30,9 @@ def tiny_cifar10(monkeypatch):
         return (torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator),
                 torch.randint(10, (count,), generator=generator))
     monkeypatch.setattr(datasets, "cifar10_tensors", tensors)
+    # one block per stage in place of three, two in place of eighteen
+    monkeypatch.setitem(architectures.ARCHITECTURES, "cifar_resnet20", lambda classes: CifarResNet(8, classes))
+    monkeypatch.setitem(architectures.ARCHITECTURES, "cifar_resnet110", lambda classes: CifarResNet(14, classes))
     with torch.random.fork_rng(devices=[]):
         yield
 
@@ -112,7 +118,7 @@ def test_noise_is_added_in_pixel_space(noise):
             return torch.zeros(len(x), 10)
 
     class Args:
-        noise_sd, amp, print_freq = noise, False, 10
+        noise_sd, amp, print_freq, consistency = noise, False, 10, 0.0
 
     images = torch.full((40, 3, 32, 32), 0.25)
     train.run_epoch(Spy(), [(images, torch.zeros(40, dtype=torch.int64))], Args, torch.device("cpu"))
@@ -179,7 +185,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("options", [
     ("--lr", "0.02"), ("--noise_sd", "0.5"), ("--epochs", "3"), ("--batch", "4"), ("--amp",), ("--seed", "1"),
-    ("--weight-decay", "0")], ids=" ".join)
+    ("--weight-decay", "0"), ("--consistency", "1"), ("--hold_out", "2")], ids=" ".join)
 def test_resume_with_other_settings(finished, options):
     """A run goes on with the settings it was begun with; the files stay."""
     if not (finished / "checkpoint.pth.tar").exists():
@@ -209,8 +215,130 @@ def test_resume_from_what_is_no_training(tmp_path):
 @pytest.mark.parametrize("options, changes", [
     (("--epochs", "0"), {}), (("--batch", "0"), {}), (("--lr", "nan"), {}), (("--noise_sd", "-1"), {}),
     (("--noise_sd", "inf"), {}), (("--momentum", "nan"), {}), (("--print-freq", "0"), {}), (("--device", "tpu"), {}),
+    (("--consistency", "-1"), {}), (("--consistency", "nan"), {}), (("--noise_draws", "1"), {}),
+    (("--entropy", "inf"), {}), (("--hold_out", "1"), {}), (("--hold_out", "-2"), {}), (("--seed", "32768"), {}),
+    (("--epochs", "65537"), {}), (("--gpu", "0,1"), {}), (("--init", "no_such_file"), {}),
     ((), {"arch": "resnet50"})], ids=str)
 def test_bad_arguments(tmp_path, options, changes):
     """One line, and nothing written."""
     assert_refused(start(tmp_path / "out", *options, **changes))
     assert not (tmp_path / "out").exists()
+
+
+# --- consistency ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("draws", [2, 3])
+def test_consistency_loss_is_the_formula(draws):
+    """L = mean_i CE(f_i, y) + lambda mean_i KL(p || p_i) + eta H(p), written out in float64 for each image."""
+    logits = torch.randn(draws, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+    labels, strength, entropy = [0, 3, 1, 2, 2], 7.0, 0.5
+    expected = 0.0
+    for image, label in enumerate(labels):
+        exponents = [[math.exp(value) for value in logits[draw, image].tolist()] for draw in range(draws)]
+        each = [[value / sum(row) for value in row] for row in exponents]
+        mean = [sum(row[k] for row in each) / draws for k in range(4)]
+        expected += sum(-math.log(row[label]) for row in each) / draws
+        expected += strength * sum(m * math.log(m / p) for row in each for m, p in zip(mean, row, strict=True)) / draws
+        expected -= entropy * sum(m * math.log(m) for m in mean)
+    found = consistency_loss(logits, torch.tensor(labels), strength, entropy)
+    assert float(found) == pytest.approx(expected / len(labels), rel=1e-12)
+
+
+def test_gradients_of_the_consistency_loss():
+    """Through every term and through the mean, as finite differences say; finite for logits that underflow."""
+    logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    labels = torch.tensor([1, 0, 3])
+    assert torch.autograd.gradcheck(lambda values: consistency_loss(values, labels, 5.0, 0.5), logits)
+    extreme = torch.tensor([[[300.0, -300.0]], [[-300.0, 300.0]]], requires_grad=True)
+    loss = consistency_loss(extreme, torch.tensor([0]), 10.0, 0.5)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(extreme.grad).all()
+
+
+def test_consistency_training(tmp_path, monkeypatch):
+    """In training, a pass holds each image under all its noise draws; and a resumed training is the whole one."""
+    sizes = []
+    original = CifarResNet.forward
+    monkeypatch.setattr(CifarResNet, "forward", lambda self, x: (sizes.append((self.training, len(x))),
+                                                                 original(self, x))[1])
+    whole, parts, options = tmp_path / "whole", tmp_path / "parts", ("--consistency", 3, "--noise_draws", 3)
+    assert start(whole, *options).returncode == 0
+    assert set(sizes) == {(True, 24), (False, 8), (False, 2)}
+    interrupted(monkeypatch, parts, *options)
+    assert start(parts, "--resume", *options).returncode == 0
+    one, two = (torch.load(out / "checkpoint.pth.tar", weights_only=True)["state_dict"] for out in (whole, parts))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- warm starts ------------------------------------------------------------------------------------------------------
+
+def test_a_deeper_network_starts_as_the_shallower_one(tmp_path):
+    """It computes the same function to 1e-5, and its added blocks can learn: a step changes what they compute."""
+    path = fake_checkpoint(tmp_path / "shallow.pth.tar")
+    shallow, deep = random_network(), build_network("cifar_resnet110", "cifar10")
+    assert initialise(str(path), deep) == file_sha256(str(path))
+    x = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(deep.eval()(x), shallow(x), rtol=0, atol=1e-5)
+    deep(x)[:, 0].sum().backward()
+    added = [parameter.grad for name, parameter in deep.named_parameters() if name.endswith("layer1.1.bn2.weight")]
+    assert len(added) == 1 and added[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("arch, change", [
+    ("cifar_resnet20", lambda state: state.pop("1.fc.bias") is None),
+    ("cifar_resnet20", lambda state: state.pop("1.layer1.0.bn2.weight") is None),
+    ("cifar_resnet20", lambda state: state.update({"1.fc.weight": torch.zeros(5, 64)}))])
+def test_starts_that_do_not_fit(tmp_path, arch, change):
+    """A block that is there in part, another head: refused with the file's name, and nothing written."""
+    path = fake_checkpoint(tmp_path / "start.pth.tar", arch, change=change)
+    assert_refused(start(tmp_path / "out", "--init", path, arch="cifar_resnet110"), "start.pth.tar", "does not fit")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_deep_checkpoint_does_not_fit_a_shallow_network(tmp_path):
+    """There is no place for its blocks."""
+    path = fake_checkpoint(tmp_path / "deep.pth.tar", "cifar_resnet110")
+    assert_refused(start(tmp_path / "out", "--init", path), "deep.pth.tar", "not of this network")
+
+
+def test_init_is_recorded_and_cannot_change(tmp_path, monkeypatch):
+    """The SHA-256 of the start stands in the config; the file may move, another one is refused on resuming."""
+    first, second = (fake_checkpoint(tmp_path / f"{seed}.pth.tar", seed=seed) for seed in (1, 2))
+    path = interrupted(monkeypatch, tmp_path / "out", "--init", first)
+    assert torch.load(path, weights_only=True)["config"]["init_sha256"] == file_sha256(str(first))
+    assert_refused(start(tmp_path / "out", "--resume", "--init", second), "init_sha256")
+    assert_refused(start(tmp_path / "out", "--resume"), "init_sha256")
+    moved = first.rename(tmp_path / "moved")
+    assert start(tmp_path / "out", "--resume", "--init", moved).returncode == 0
+
+
+# --- held-out images and smaller checkpoints --------------------------------------------------------------------------
+
+def test_held_out_images_are_not_trained_on(tmp_path, monkeypatch):
+    """Images 0, 5, 10, ... are black here and no other is: the network never sees a black one."""
+    images = torch.full((24, 3, 32, 32), 255, dtype=torch.uint8)
+    images[::5] = 0
+    monkeypatch.setattr(datasets, "cifar10_tensors", lambda train: (images, torch.zeros(24, dtype=torch.int64)))
+    seen, original = [], CifarResNet.forward
+
+    def forward(self, x):
+        if self.training:
+            seen.extend(x.amax((1, 2, 3)).tolist())
+        return original(self, x)
+
+    monkeypatch.setattr(CifarResNet, "forward", forward)
+    assert start(tmp_path, "--noise_sd", 0, "--hold_out", 5, "--epochs", 1).returncode == 0
+    assert len(seen) == 19 and min(seen) > 0
+
+
+def test_checkpoint_without_optimizer(tmp_path, monkeypatch):
+    """--drop_optimizer: an unfinished checkpoint still resumes, the finished one holds no state and is left alone."""
+    path = interrupted(monkeypatch, tmp_path, "--drop_optimizer")
+    assert {"optimizer", "scheduler"} <= torch.load(path, weights_only=True).keys()
+    assert start(tmp_path, "--drop_optimizer", "--resume").returncode == 0
+    assert torch.load(path, weights_only=True).keys() == {"epoch", "arch", "state_dict", "config"}
+    before = path.read_bytes()
+    assert start(tmp_path, "--drop_optimizer", "--resume").returncode == 0
+    assert path.read_bytes() == before
+    assert load_checkpoint(str(path), "cifar10")[1]["epoch"] == 2

@@ -100,7 +100,7 @@ def read_scores(path: str) -> SavedScores:
                     float_noise=noise == "float", delta=delta)
         if settings["program"] != "certify" or settings["save_scores"] is not True:
             raise ValueError("the run saved none")
-        if (type(rule.n) is not int or type(settings["radii"]) is not list or not 0 < rule.sigma < np.inf
+        if (type(rule.n) is not int or type(settings["radii"]) is not list or not 0 < np.float32(rule.sigma) < np.inf
                 or rule.bound == "clopper_pearson" and eta is None):
             raise ValueError("N, radii, sigma or eta")
         if (noise not in ("integer", "float") or type(delta) is not float or not 0 <= delta < 1
