@@ -8,19 +8,17 @@ Prints a markdown table and writes it to benchmarks/results/ with a description 
 import argparse
 import math
 import sys
-from pathlib import Path
 
+import code_path
 import torch
+from machine import RESULTS, describe
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
-from machine import RESULTS, describe  # noqa: E402
-
-from architectures import load_checkpoint  # noqa: E402
-from datasets import DATASETS, open_images  # noqa: E402
-from errors import InputError, run  # noqa: E402
-from runs.newfile import refuse_existing, write_new  # noqa: E402
-from runs.tables import format_table  # noqa: E402
-from sampler import ESTIMATION, PRECISIONS, Sampler, choose_device  # noqa: E402
+from architectures import load_checkpoint
+from datasets import DATASETS, open_images
+from errors import InputError, exit_status
+from files import refuse_existing, write_new
+from report.tables import format_table
+from sampler import ESTIMATION, PRECISIONS, Sampler, choose_device
 
 NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}.
 Differences are over the softmax of all classes of all samples. The top score of an image is that of the class with the
@@ -118,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(exit_status(main))

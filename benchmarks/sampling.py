@@ -14,22 +14,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import code_path
 import torch
+from machine import RESULTS, convolution_peak, describe, finish, flops
+from plain_loop import plain_bounds, plain_scores
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
-from machine import RESULTS, convolution_peak, describe, finish, flops  # noqa: E402
-from plain_loop import plain_bounds, plain_scores  # noqa: E402
-
-from architectures import ARCHITECTURES, DATASET_OF, build_network  # noqa: E402
-from certificate import BOUNDS, RADII, Rule  # noqa: E402
-from core import order_statistics  # noqa: E402
-from errors import InputError, run  # noqa: E402
-from measures import MEASURES  # noqa: E402
-from runs.newfile import refuse_existing, write_new  # noqa: E402
-from runs.tables import format_table  # noqa: E402
-from sampler import BLOCK, ESTIMATION, PRECISIONS, Sampler, choose_device, forward_size  # noqa: E402
+from architectures import ARCHITECTURES, DATASET_OF, build_network
+from certificate import BOUNDS, RADII, CertificateSpec
+from core import order_statistics
+from errors import InputError, exit_status
+from files import refuse_existing, write_new
+from measures import MEASURES
+from report.tables import format_table
+from sampler import BLOCK, ESTIMATION, PRECISIONS, Sampler, choose_device, forward_size
 
 SIDE = {"cifar10": 32, "imagenet": 224}
 PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 400, "imagenet": 400}}
@@ -149,11 +147,11 @@ def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
     variants = {"scalar loop of scipy.stats calls, dkw": lambda: plain_bounds(on_host, SIGMA, ALPHA, RADII)}
     once = {}
     for bound in BOUNDS:
-        rule, start = Rule(MEASURES["pred_score"], n, ALPHA, SIGMA, bound), time.perf_counter()
-        rule.weights  # noqa: B018  (made and kept, as for the first image of a run)
+        start = time.perf_counter()
+        spec = CertificateSpec(MEASURES["pred_score"], n, ALPHA, SIGMA, bound).prepare()
         once[f"this program, {bound}"] = time.perf_counter() - start
-        variants[f"this program, {bound}"] = lambda rule=rule: tuple(rule.certificate(
-            0, float(scores.mean(dtype=torch.float64)), order_statistics(scores, rule.band.ranks)))
+        variants[f"this program, {bound}"] = lambda spec=spec: tuple(spec.certificate(
+            0, float(scores.mean(dtype=torch.float64)), order_statistics(scores, spec.band.ranks)))
     rows = []
     for name, work in variants.items():
         times = []
@@ -214,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(exit_status(main))

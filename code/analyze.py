@@ -16,13 +16,13 @@ from typing import NamedTuple
 from matplotlib.lines import Line2D
 
 from certificate import RADII
-from errors import InputError, run
-from runs.figures import COLOURS, check_figure_path, new_figure, save_figure
-from runs.log import Log, exactly, tell_flaws
-from runs.newfile import refuse_existing
-from runs.radii import NAIVE, Radii, is_radius_file, read_recorded_radii
-from runs.record import read_recorded_log
-from runs.tables import FORMATS, format_table
+from errors import InputError, exit_status
+from files import refuse_existing
+from formats.log import Log, read_recorded_log
+from formats.radii import NAIVE, Radii, is_radius_file, read_recorded_radii
+from formats.rows import report_flaws, shortest
+from report.figures import COLOURS, check_figure_path, new_figure, save_figure
+from report.tables import FORMATS, format_table
 
 MARKERS = "os^DvPX"
 BOUND_NAMES = {True: "CDF bound", False: "without the CDF"}
@@ -76,7 +76,7 @@ def read_sources(args: argparse.Namespace) -> list[Source]:
     sources = []
     for path in dict.fromkeys(args.file):
         table, settings = (read_recorded_radii if is_radius_file(path) else read_recorded_log)(path)
-        tell_flaws(table)
+        report_flaws(table)
         if isinstance(table, Log):
             if not args.score:
                 raise InputError(f"{path} is a log: give --score")
@@ -116,7 +116,7 @@ def draw_panel(axes, sources: list[Source], score: float | None) -> None:
             axes.plot(list(accuracy), list(accuracy.values()), color=colour, linestyle="-" if cdf else "--",
                       clip_on=False, **style)
     axes.set(xlabel="radius (L2 distance, pixels in [0, 1])", ylabel="certified accuracy (fraction of images)",
-             title="" if score is None else f"expected score above {exactly(score)}")
+             title="" if score is None else f"expected score above {shortest(score)}")
     axes.label_outer()
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
@@ -151,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(exit_status(main))

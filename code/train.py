@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 
 import datasets
 from architectures import ARCHITECTURES, build_network, load_state, read_checkpoint
-from errors import InputError, run
-from runs.newfile import write_whole
+from errors import InputError, exit_status
+from files import write_whole
 from sampler import choose_device
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
@@ -206,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(exit_status(main))

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from datasets import DATASETS, open_images
-from errors import InputError, run
-from runs.figures import check_figure_path, new_figure, save_figure
-from runs.newfile import refuse_existing, write_new
+from errors import InputError, exit_status
+from files import refuse_existing, write_new
+from report.figures import check_figure_path, new_figure, save_figure
 
 SCALE = {"cifar10": 8, "imagenet": 1}
 LARGEST_SIGMA = 1e6
@@ -109,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(exit_status(main))

@@ -72,7 +72,7 @@ def certify(*args, network=None, patches=None) -> subprocess.CompletedProcess:
     replace = dict(patches or {})
     if network != "real":
         loaded = tiny_network() if network is None else network
-        replace["runs.job.load_checkpoint"] = lambda path, dataset: (loaded, {"arch": "tiny"})
+        replace["job.run.load_checkpoint"] = lambda path, dataset: (loaded, {"arch": "tiny"})
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     out, err = io.StringIO(), io.StringIO()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""code/analyze.py and code/runs/radii.py: tables parsed back, curves, pictures, and what is refused."""
+"""code/analyze.py and code/formats/radii.py: tables parsed back, curves, pictures, and what is refused."""
 import csv
 import json
 import re
@@ -14,7 +14,7 @@ from helpers import CODE, DATA, assert_refused, read_rows, run_program
 
 import analyze
 from errors import InputError
-from runs.radii import COLUMNS, Row, is_radius_file, parse_radii, read_recorded_radii
+from formats.radii import COLUMNS, Row, is_radius_file, parse_radii, read_recorded_radii
 
 MARGIN = DATA / "published_cifar10_margin_noise_0.25"
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
@@ -41,7 +41,7 @@ def write_record(path, **settings):
 def write_radii(path, count=40, seed=0, **settings):
     """A radius file of `count` images, and its record where there are settings."""
     random = np.random.default_rng(seed)
-    rows = [Row(20 * i, int(label), int(label), float(radius), 1.5) for i, (label, radius) in
+    rows = [Row(20 * i, int(label), int(label), float(radius), seconds=1.5) for i, (label, radius) in
             enumerate(zip(random.integers(10, size=count), random.exponential(0.5, count), strict=True))]
     rows[3] = Row(60, 4, 5, 0.9)
     rows[4] = Row(80, 4, -1, 0.0)
@@ -231,7 +231,7 @@ def test_radius_file_round_trip(tmp_path):
 
 
 def test_radius_rows():
-    abstention, row = Row(0, 4, -1, 0.0, 1.0), Row(7, 4, 4, 0.123456789, 61.5)
+    abstention, row = Row(0, 4, -1, 0.0, seconds=1.0), Row(7, 4, 4, 0.123456789, seconds=61.5)
     assert abstention.line() == "0\t4\t-1\t0.0\t0\t0:00:01\n"
     assert row.line() == f"7\t4\t4\t0.12345678\t1\t{timedelta(seconds=61.5)}\n"
     table = parse_radii("f", (HEADER + row.line() + abstention.line() + "9\t").encode())

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from errors import InputError, Stopped
-from runs.output import AppendFile, RunOutput
+from job.output import AppendFile, ResumableLog
 
 
 @pytest.fixture
@@ -109,8 +109,8 @@ def test_folders_are_made(tmp_path):
 def test_a_refused_overwrite(tmp_path, monkeypatch):
     """Where another run takes the name just after the old log was set aside, that is said, not a second error."""
     (tmp_path / "log").write_text("old\n")
-    import runs.output
-    real = runs.output.set_aside
+    import job.output
+    real = job.output.set_aside
 
     def set_aside(path):
         backup = real(path)
@@ -119,8 +119,8 @@ def test_a_refused_overwrite(tmp_path, monkeypatch):
         return backup
 
     taken = []
-    monkeypatch.setattr(runs.output, "set_aside", set_aside)
+    monkeypatch.setattr(job.output, "set_aside", set_aside)
     with pytest.raises(InputError, match="another run"):
-        RunOutput(str(tmp_path / "log"), {}, {}, [], lambda path, data: None, overwrite=True)
+        ResumableLog(str(tmp_path / "log"), {}, {}, [], lambda path, data: None, overwrite=True)
     assert (tmp_path / "log").read_bytes() == b"another run's\n" and (tmp_path / "log.bak").read_text() == "old\n"
     taken[0].close()

@@ -109,13 +109,13 @@ def test_skip_does_not_matter(demo, tmp_path):
 
 def test_rounding(tmp_path):
     """What is printed is the certificate's own bound, rounded down to 6 significant digits or more."""
-    made, original = [], Smooth.certify
+    made, original = [], Smooth.certify_by
 
     def spy(self, *args, **kwargs):
         made.append(original(self, *args, **kwargs))
         return made[-1]
 
-    assert certify(*command(tmp_path), network="real", patches={"core.Smooth.certify": spy}).returncode == 0
+    assert certify(*command(tmp_path), network="real", patches={"core.Smooth.certify_by": spy}).returncode == 0
     for number, measure in enumerate(MEASURES):
         found = read_rows(tmp_path / measure)
         assert len(found) == len(made) == 5
@@ -179,9 +179,9 @@ import os, sys, time
 sys.path.insert(0, {code!r})
 import certify
 from core import Smooth
-from errors import run
+from errors import exit_status
 
-calls, original = [0], Smooth.certify
+calls, original = [0], Smooth.certify_by
 
 def wait(condition):
     while not condition():
@@ -197,8 +197,8 @@ def failing(self, *args, **kwargs):
         raise RuntimeError("this rank cannot go on")
     return original(self, *args, **kwargs)
 
-Smooth.certify = failing
-sys.exit(run(certify.main))
+Smooth.certify_by = failing
+sys.exit(exit_status(certify.main))
 """
 
 

@@ -15,7 +15,7 @@ from certify_runs import (
 )
 from helpers import assert_refused, read_rows
 
-from runs.scores import scores_dtype
+from formats.scores import scores_dtype
 
 BOTH = ("--confidence_measure", "pred_score", "margin")
 RECORD_SIZE = scores_dtype(64).itemsize

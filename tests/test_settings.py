@@ -21,7 +21,7 @@ def run(folder, *options, stop=80, **changed):
     dataset, checkpoint, sigma, out, *rest = arguments(folder / "weights", folder / OUT, *options, stop=stop)
     values = {"dataset": dataset, "checkpoint": checkpoint, "sigma": sigma, **changed}
     return certify(values["dataset"], values["checkpoint"], values["sigma"], out, *rest,
-                   patches={"runs.job.open_images": any_images})
+                   patches={"job.run.open_images": any_images})
 
 
 @pytest.fixture(scope="module")
@@ -158,13 +158,13 @@ def test_circumstances_may_change(options, circumstance, finished, tmp_path):
     folder = shutil.copytree(finished["plain"], tmp_path / "run")
     result = run(folder, *options, stop=120)
     assert result.returncode == 0
-    told = [line for line in result.stderr.splitlines() if "goes on with another" in line]
+    told = [line for line in result.stderr.splitlines() if "resumes with another" in line]
     assert len(told) == 1 and f"another {circumstance} than" in told[0]
     starts = json.loads((folder / (OUT + ".json")).read_text())["starts"]
     assert [start[circumstance] for start in starts] == [{"batch": 1000, "early_abstain": True}[circumstance],
                                                         {"batch": 32, "early_abstain": False}[circumstance]]
     again = run(folder, *options, stop=160)
-    assert again.returncode == 0 and "goes on with another" not in again.stderr
+    assert again.returncode == 0 and "resumes with another" not in again.stderr
     whole = tmp_path / "whole"
     whole.mkdir()
     shutil.copy(folder / "weights", whole)

@@ -1,27 +1,27 @@
 """Certified accuracy against the number of samples N: one pass of the largest N, whose first n samples serve each n.
 
-    python benchmarks/sample_size.py models/cifar10/resnet20/noise_0.25/checkpoint.pth.tar 0.25 log_files/new/sizes.tsv
+    python code/sample_size.py models/cifar10/resnet20/noise_0.25/checkpoint.pth.tar 0.25 log_files/new/sizes.tsv
 
 Writes one row for each image, measure, band and N: idx label measure bound N predict, and the CDF bound at each radius.
-benchmarks/figures.py draws it. Works on CIFAR-10's test images; the table is written at the end.
+draw_results.py draws it. Works on CIFAR-10's test images; the table is written at the end.
 """
 import argparse
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
-from architectures import load_checkpoint  # noqa: E402
-from certificate import BOUNDS, RADII, Certificate, Rule  # noqa: E402
-from core import Smooth, order_statistics  # noqa: E402
-from datasets import INFO, open_images  # noqa: E402
-from errors import InputError, run  # noqa: E402
-from measures import MEASURES  # noqa: E402
-from runs.log import check_rule, columns, join, round_down  # noqa: E402
-from runs.newfile import refuse_existing, write_new  # noqa: E402
-from runs.options import check_noise_options  # noqa: E402
-from sampler import PRECISIONS  # noqa: E402
+from architectures import load_checkpoint
+from certificate import BOUNDS, RADII, Certificate, CertificateSpec
+from core import Smooth, order_statistics
+from datasets import INFO, open_images
+from errors import InputError, exit_status
+from files import refuse_existing, write_new
+from formats.log import columns
+from formats.rows import join_fields, round_down
+from job.checks import check_spec
+from job.options import check_noise_options
+from measures import MEASURES
+from sampler import PRECISIONS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,19 +49,19 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError("--N, --N0, --batch and --skip must be 1 or above")
     for n in args.N:
         for bound in BOUNDS:
-            check_rule(Rule(MEASURES["margin"], n, args.alpha, args.sigma, bound))
+            check_spec(CertificateSpec(MEASURES["margin"], n, args.alpha, args.sigma, bound))
 
 
 def certificates(smooth: Smooth, x, index: int, args: argparse.Namespace):
     """Yield (measure, band, n, certificate) for each of them, from one pass over the image x."""
-    classes, scores = smooth.sample(x, args.N0, max(args.N), args.batch, seed=args.seed, index=index)
+    classes, scores = smooth.sample(x, args.N0, max(args.N), args.batch, index=index, seed=args.seed)
     for measure, chosen, row in zip(smooth.measures, classes, scores, strict=True):
         for n in sorted(args.N):
             first = row[:n]
             for bound in BOUNDS:
-                rule = Rule(measure, n, args.alpha, args.sigma, bound)
-                certificate: Certificate = rule.certificate(
-                    chosen, float(first.double().mean()), order_statistics(first, rule.band.ranks))
+                spec = CertificateSpec(measure, n, args.alpha, args.sigma, bound)
+                certificate: Certificate = spec.certificate(
+                    chosen, float(first.double().mean()), order_statistics(first, spec.band.ranks))
                 yield measure.name, bound, n, certificate
 
 
@@ -74,13 +74,13 @@ def main() -> None:
     smooth = Smooth(network, INFO["cifar10"].num_classes, args.sigma, tuple(MEASURES), precision=args.precision,
                     compile=args.compile)
     bounds = [column for column in columns(RADII) if column.startswith("exp_cdf")]
-    lines = [join("idx", "label", "measure", "bound", "N", "predict", *bounds)]
+    lines = [join_fields("idx", "label", "measure", "bound", "N", "predict", *bounds)]
     for index in tqdm(indices, unit="image"):
         x, label = images.load(index)
-        lines += [join(index, label, measure, bound, n, found.prediction, *map(round_down, found.exp_cdf))
+        lines += [join_fields(index, label, measure, bound, n, found.prediction, *map(round_down, found.exp_cdf))
                   for measure, bound, n, found in certificates(smooth, x, index, args)]
     write_new(args.outfile, "".join(lines).encode(), args.overwrite)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(exit_status(main))
