@@ -33,14 +33,17 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("base_classifier", help="checkpoint of a network (see train.py)")
-    parser.add_argument("sigma", type=float, help="standard deviation of the noise, pixels in [0, 1]")
+    parser.add_argument("sigma", type=float, help="standard deviation of the noise, pixels in [0, 1]; above 0")
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp16"],
-                        choices=[name for name in PRECISIONS if name != "fp32"])
-    parser.add_argument("--skip", type=int, default=500, help="use the test images with indices 0, SKIP, 2 SKIP, ...")
-    parser.add_argument("--max", type=int, default=-1, help="stop before this index")
-    parser.add_argument("--N", type=int, default=1000, help="samples of an image")
-    parser.add_argument("--batch", type=int, default=1000, help="as for certify.py")
-    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
+                        choices=[name for name in PRECISIONS if name != "fp32"], help="(default: bf16 fp16)")
+    parser.add_argument("--skip", type=int, default=500,
+                        help="use the test images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
+    parser.add_argument("--max", type=int, default=-1, help="stop before this index (default: %(default)s, no limit)")
+    parser.add_argument("--N", type=int, default=1000, help="samples per image, 1 or more (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1000,
+                        help="as for certify.py, 1 or more (default: %(default)s)")
+    parser.add_argument("--device", default="auto",
+                        help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
     parser.add_argument("--out", help="default: benchmarks/results/precision_ARCH_SIGMA_{cpu,cuda}.md")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")

@@ -182,13 +182,18 @@ def report(args: argparse.Namespace, device: torch.device) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=ARCHITECTURES, metavar="ARCH",
-                        default=["cifar_resnet20", "cifar_resnet110", "resnet50"])
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all that the device has")
-    parser.add_argument("--batch", type=int, default=1000, help="as for certify.py (on a CPU: at most)")
-    parser.add_argument("--repeat", type=int, help="measurements of each variant (default: 5; quick: 3)")
-    parser.add_argument("--seconds", type=float, help="of a measurement, at least (default: 5; quick: 1)")
+                        default=["cifar_resnet20", "cifar_resnet110", "resnet50"],
+                        help=f"of {', '.join(ARCHITECTURES)} (default: all)")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS,
+                        help="(default: all that the device has; quick: fp32 bf16)")
+    parser.add_argument("--batch", type=int, default=1000,
+                        help="as for certify.py, 1 or more (on a CPU: at most; default: %(default)s)")
+    parser.add_argument("--repeat", type=int, help="measurements of each variant, 1 or more (default: 5; quick: 3)")
+    parser.add_argument("--seconds", type=float,
+                        help="of a measurement, at least; above 0 and below 600 (default: 5; quick: 1)")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter measurements, fp32 and bf16 alone")
-    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
+    parser.add_argument("--device", default="auto",
+                        help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
     parser.add_argument("--out", help="default: benchmarks/results/sampling_{cpu,cuda}[_quick].md")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
     args = parser.parse_args()

@@ -23,12 +23,16 @@ NAMES = {True: "using cdf bound", False: "without cdf bound"}
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log_file", nargs="+")
+    parser.add_argument("log_file", nargs="+", help="logs of certify.py or recertify.py, or the paper's")
     parser.add_argument("score", type=float, help="certified: the bound on the expected score is strictly above it")
-    parser.add_argument("--confidence", type=float, help="add lower limits on the population's certified accuracy")
-    parser.add_argument("--alpha", type=float, help="error probability of a row, for logs without a record; where a "
-                                                    "record has a smaller one, this one counts")
-    parser.add_argument("--format", choices=FORMATS, help="print one table (default: text, where there are several)")
+    parser.add_argument("--confidence", type=float,
+                        help="add lower limits at this confidence on the population's certified accuracy, strictly "
+                             "between 0 and 1 (default: none)")
+    parser.add_argument("--alpha", type=float,
+                        help="error probability of a row, strictly between 0 and 1, for logs without a record; if a "
+                             "record has a smaller one, this one counts (default: the record's)")
+    parser.add_argument("--format", choices=FORMATS,
+                        help="print one table (default: the paper's report of a single log, else text)")
     return parser.parse_args()
 
 

@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     add_sampling_options(parser)
     add_certificate_options(parser)
     parser.add_argument("--no_early_abstain", dest="early_abstain", action="store_false",
-                        help="take all N samples of images that will abstain, too")
+                        help="take all N samples of images that will abstain, too (default: give them up early)")
     parser.add_argument("--save_scores", action="store_true",
                         help="keep each image's order statistics in OUTFILE.scores (turns early abstention off)")
     args = parser.parse_args()

@@ -30,22 +30,22 @@ STYLES = dict(zip((*BANDS.values(), MEAN_BAND, MEAN_HOEFFDING), zip(COLOURS, ("-
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=["radius", "samples"])
+    parser.add_argument("figure", choices=["radius", "samples"], help="certified accuracy against radius, or against N")
     parser.add_argument("source", help="a folder with MEASURE/noise_SIGMA.scores, or sample_size.py's table")
-    parser.add_argument("out")
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("out", help="picture to draw: .png, .pdf or .svg")
+    parser.add_argument("--overwrite", action="store_true", help="replace the picture")
     return parser.parse_args()
 
 
 def radius_of_mean(certificate: Certificate, score: float) -> float:
-    """The radius of the naive bound where its limit on the mean is the band's own bound at R = 0, not Hoeffding's."""
+    """The radius of the naive bound if its limit on the mean is the band's own bound at R = 0, not Hoeffding's."""
     measure = certificate.spec.measure
     mean, threshold = ((value - measure.score_min) / measure.range for value in (certificate.lower_bound(0.0), score))
     return max(certificate.spec.sigma * float(ndtri(mean) - ndtri(threshold)), 0.0)
 
 
 def certified_radii(path: Path) -> tuple[dict[str, np.ndarray], float, int]:
-    """For each curve the certified radii of all images at the measure's cutoff; 0 where the class is wrong or none."""
+    """For each curve the certified radii of all images at the measure's cutoff; 0 if the class is wrong or none."""
     saved = read_scores(str(path))
     score, curves = saved.spec.measure.cutoff, {}
     for bound, name in BANDS.items():

@@ -1,6 +1,6 @@
 """Confidence measures: what one noisy sample says of each class, from the softmax of its logits.
 
-A measure is written with tensor methods alone, so that it runs where the scores are (NumPy-free, on any device).
+A measure is written with tensor methods alone, so that it runs on the scores' own device, without NumPy.
 """
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 
+from bounds import SMALLEST_ALPHA
 from certificate import CertificateSpec
 from core import Smooth
 from datasets import ImageSet
@@ -25,7 +26,7 @@ from measures import MEASURES
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_sampling_options(parser)
+    add_sampling_options(parser, least_n=2, least_alpha=2 * SMALLEST_ALPHA)  # each limit gets alpha / 2
     return parser.parse_args()
 
 

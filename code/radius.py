@@ -14,7 +14,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
-from certificate import ABSTAIN, BOUNDS
+from certificate import BOUNDS
 from errors import InputError, exit_status
 from formats.radii import COLUMNS, NAIVE, Row, parse_radii
 from formats.rows import round_down, shortest
@@ -31,8 +31,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("scores", help="OUTFILE.scores of a run with --save_scores")
     parser.add_argument("outfile", help="the table of radii; with {score} in its name if there are several scores")
     parser.add_argument("--score", type=float, nargs="+", required=True, metavar="S",
-                        help="certified: the bound on the expected score is strictly above it")
-    parser.add_argument("--bound", choices=(*BOUNDS, NAIVE), help="default: the run's band (another is post hoc)")
+                        help="certified: the bound on the expected score is strictly above it; strictly between the "
+                             "measure's limits, 0 and 1 for pred_score, -1 and 1 for margin")
+    parser.add_argument("--bound", choices=(*BOUNDS, NAIVE),
+                        help="dkw needs an alpha of 0.5 at most (default: the run's band; another is post hoc)")
     parser.add_argument("--overwrite", action="store_true", help="start over; the old file is kept as OUTFILE.bak")
     return parser.parse_args()
 
@@ -64,8 +66,7 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
         for index, label, certificate in saved.certificates(spec):
             start = time.perf_counter()
             radius = certificate.radius(score, naive=bound == NAIVE)
-            row = Row(index, label, certificate.chosen if radius > 0 else ABSTAIN, radius,
-                      seconds=time.perf_counter() - start)
+            row = Row.of(index, label, certificate, radius, time.perf_counter() - start)
             total += row.correct * row.radius
             lines.append((index, row.line()))
         log.complete(lines, saved.non_finite)

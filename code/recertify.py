@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
+from bounds import SMALLEST_ALPHA
 from certificate import BOUNDS, CertificateSpec
 from errors import exit_status
 from formats.log import Row, columns, parse_log
@@ -28,9 +29,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", help="OUTFILE.scores of a run with --save_scores")
     parser.add_argument("outlog", help="the log to write")
-    parser.add_argument("--alpha", type=float, help="error probability (default: the run's; another is post hoc)")
-    parser.add_argument("--bound", choices=BOUNDS, help="band (default: the run's; another is post hoc)")
-    parser.add_argument("--radii", type=float, nargs="+", metavar="R", help="radii (default: the run's)")
+    parser.add_argument("--alpha", type=float,
+                        help=f"error probability, at least {SMALLEST_ALPHA:g} and below 1 (default: the run's; another "
+                             "is post hoc)")
+    parser.add_argument("--bound", choices=BOUNDS,
+                        help="band; dkw needs an alpha of 0.5 at most (default: the run's; another is post hoc)")
+    parser.add_argument("--radii", type=float, nargs="+", metavar="R",
+                        help="increasing multiples of 0.01, 0 or above (default: the run's)")
     parser.add_argument("--no_abstain", action="store_true", help="write the bounds below the measure's cutoff, too")
     parser.add_argument("--overwrite", action="store_true", help="start over; the old log is kept as OUTLOG.bak")
     return parser.parse_args()

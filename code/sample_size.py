@@ -11,6 +11,7 @@ import sys
 from tqdm import tqdm
 
 from architectures import load_checkpoint
+from bounds import LARGEST_N, SMALLEST_ALPHA
 from certificate import BOUNDS, RADII, Certificate, CertificateSpec
 from core import Smooth, order_statistics
 from datasets import INFO, open_images
@@ -21,24 +22,32 @@ from formats.rows import join_fields, round_down
 from job.checks import check_spec
 from job.options import check_noise_options
 from measures import MEASURES
-from sampler import PRECISIONS
+from sampler import PRECISIONS, SEEDS, SMALLEST_SIGMA
+
+SIZES = (1000, 2000, 5000, 10000, 20000, 50000, 100000)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base_classifier")
-    parser.add_argument("sigma", type=float)
-    parser.add_argument("outfile")
-    parser.add_argument("--N", type=int, nargs="+", default=[1000, 2000, 5000, 10000, 20000, 50000, 100000])
-    parser.add_argument("--N0", type=int, default=100)
-    parser.add_argument("--alpha", type=float, default=0.001)
-    parser.add_argument("--skip", type=int, default=500)
-    parser.add_argument("--max", type=int, default=-1)
-    parser.add_argument("--batch", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("base_classifier", help="checkpoint of a network for CIFAR-10 (see train.py)")
+    parser.add_argument("sigma", type=float,
+                        help=f"standard deviation of the noise, pixels in [0, 1]; at least {SMALLEST_SIGMA}")
+    parser.add_argument("outfile", help="the table to write")
+    parser.add_argument("--N", type=int, nargs="+", default=list(SIZES), metavar="N",
+                        help=f"samples that bound the score, 1 to {LARGEST_N} (default: {' '.join(map(str, SIZES))})")
+    parser.add_argument("--N0", type=int, default=100,
+                        help="samples that choose the class, 1 or more (default: %(default)s)")
+    parser.add_argument("--alpha", type=float, default=0.001,
+                        help=f"error probability, {SMALLEST_ALPHA:g} to 0.5 (default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=500,
+                        help="use the images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
+    parser.add_argument("--max", type=int, default=-1, help="stop before this index (default: %(default)s, no limit)")
+    parser.add_argument("--batch", type=int, default=1000,
+                        help="samples of a forward pass, 1 or more (on a CPU: at most; default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help=f"of the noise, 0 to {SEEDS - 1} (default: %(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.add_argument("--overwrite", action="store_true", help="replace the table")
     return parser.parse_args()
 
 

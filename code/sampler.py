@@ -32,7 +32,7 @@ def stream_seed(seed: int, index: int, stage: int) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError where it is not there."""
+    """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError if it is not available."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         if device.type in ("cpu", "cuda"):
@@ -40,7 +40,7 @@ def choose_device(name: str) -> torch.device:
             return device
     except (RuntimeError, AssertionError):  # PyTorch's words for "no such device" run over several lines
         pass
-    raise InputError(f"device {name!r} is not to be had here")
+    raise InputError(f"device {name!r} is not available")
 
 
 def forward_size(device_type: str, height: int, width: int, batch: int) -> int:
@@ -56,7 +56,7 @@ class Sampler:
     """Draws softmax outputs of a base classifier (a torch module from [B, C, H, W] in [0, 1] to logits [B, classes]).
 
     The caller's module is copied, never changed. The copy runs in eval mode and channels_last, with BatchNorm folded
-    into the convolutions where torch.fx can trace it, in the given precision, compiled where asked for.
+    into the convolutions if torch.fx can trace it, in the given precision, compiled if asked for.
     """
 
     def __init__(self, base_classifier: nn.Module, sigma: float, device: torch.device, precision: str, compile: bool):
@@ -114,7 +114,7 @@ class Sampler:
 
 
 def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
-    """`network` with BatchNorm folded into its convolutions, or as it is where torch.fx cannot trace it.
+    """`network` with BatchNorm folded into its convolutions, or as it is if torch.fx cannot trace it.
 
     The trace only finds each BatchNorm that a convolution alone feeds: what runs is the module's own code, so that
     nothing in it (a random draw, say) is frozen to its value in the trace.

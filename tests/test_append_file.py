@@ -74,6 +74,22 @@ def test_one_writer(file, tmp_path):
     assert (tmp_path / "log").read_bytes() == b"first\n"
 
 
+@pytest.mark.parametrize("number, words", [
+    (errno.EWOULDBLOCK, "another run is writing it"), (errno.ENOLCK, "its file system has no locks"),
+    (errno.ENOSYS, "its file system has no locks"), (errno.ENOTSUP, "its file system has no locks"),
+    (errno.EIO, "cannot be locked")])
+def test_why_a_file_is_not_locked(number, words, tmp_path, monkeypatch):
+    """Only EWOULDBLOCK means another run; a file system without locks is named as the reason. No file is left open."""
+    def flock(fd, how):
+        raise OSError(number, os.strerror(number))
+
+    open_before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match=f"log: {words}"):
+        AppendFile(str(tmp_path / "log"))
+    assert len(os.listdir("/proc/self/fd")) == len(open_before)
+
+
 def test_a_file_replaced_while_it_is_opened(tmp_path, monkeypatch):
     """Between the opening and the lock another run may have set the file aside: its rows would go into the backup."""
     path, flock = tmp_path / "log", fcntl.flock

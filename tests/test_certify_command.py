@@ -17,6 +17,7 @@ from helpers import (
     DEMO_CHECKPOINT,
     PUBLISHED_LOG,
     fake_checkpoint,
+    fill_class_folders,
     read_rows,
     run_program,
     without_time,
@@ -272,6 +273,7 @@ def test_imagenet(tmp_path, monkeypatch):
         (tmp_path / "val" / name).mkdir(parents=True)
         pixels = np.random.default_rng(len(name)).integers(0, 256, (280, 300, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "val" / name / "image.JPEG")
+    fill_class_folders(tmp_path / "val")
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
 
     def sure(state):

@@ -107,7 +107,7 @@ class Spy(Scripted):
 def test_selection_and_estimation_are_independent(method):
     """The samples that choose the class are other ones than those that bound its score: two streams of noise."""
     Spy.received, Scripted.seen = [], 0
-    getattr(Smooth(Spy(lambda k: [4.0, 0.0]), 2, SIGMA, device="cpu"), method)(IMAGE, 64, 192, ALPHA, 64)
+    getattr(Smooth(Spy(lambda k: [4.0, 0.0]), 2, SIGMA, device="cpu"), method)(IMAGE, 64, 192, ALPHA, 64, index=0)
     noise = ((torch.cat(Spy.received) - IMAGE) / SIGMA).flatten(1)
     assert noise.shape == (256, 48)
     assert torch.pdist(noise).min() > 1  # distances are sqrt(2) chi_48, about 9.8

@@ -132,7 +132,7 @@ def test_readme_splits_the_differences(log):
 @pytest.mark.parametrize("figure, source", [("radius", LOGS), ("samples", LOGS / "sample_size_0.25.tsv")])
 def test_figures_of_the_readme(figure, source, tmp_path):
     """They are drawn from the shipped files, and a picture that is there is not replaced."""
-    arguments = ["benchmarks/figures.py", figure, source, tmp_path / "f.svg"]
+    arguments = ["code/draw_results.py", figure, source, tmp_path / "f.svg"]
     result = run_program(*arguments)
     assert result.returncode == 0, result.stderr
     picture = (tmp_path / "f.svg").read_bytes()

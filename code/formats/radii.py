@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from certificate import ABSTAIN
+from certificate import ABSTAIN, Certificate
 from errors import InputError
 from files import read_bytes
 from formats.record import read_record, without_row
@@ -25,6 +25,11 @@ class Row(ImageRow):
     """One image of a radius file; radius: certified for `predict` at the file's score."""
 
     radius: float
+
+    @classmethod
+    def of(cls, index: int, label: int, certificate: Certificate, radius: float, seconds: float = 0.0) -> "Row":
+        """The row of a certificate with this radius: an abstention if it is 0."""
+        return cls(index, label, certificate.chosen if radius > 0 else ABSTAIN, radius, seconds=seconds)
 
     def line(self) -> str:
         """The row as it is written in the file."""

@@ -52,7 +52,7 @@ def parse_image(fields: Sequence[str]) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class RowFile:
-    """What a file of rows holds: its header, the checked rows, where each row ends in the file, and a torn last line.
+    """What a file of rows holds: its header, the checked rows, their ends, and whether its last line is torn.
 
     ends: the byte offset of the end of the header and of each row, so one entry more than rows has. missing: the number
     of images that the record lists as having non-finite scores, and so no row.
@@ -95,7 +95,7 @@ def parse_rows(path: str, data: bytes, read_header: Callable, read_row: Callable
                     raise ValueError(f"{len(fields)} fields, not {len(header)}")
                 rows.append(read_row(fields))
                 if rows[-1].index in seen:
-                    raise ValueError(f"index {rows[-1].index} stands in it twice")
+                    raise ValueError(f"index {rows[-1].index} occurs twice")
                 seen.add(rows[-1].index)
         except ValueError as error:
             reason = "not ASCII text" if isinstance(error, UnicodeError) else error

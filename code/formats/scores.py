@@ -52,7 +52,7 @@ def parse_scores(path: str, data: bytes, n: int, score_range: tuple[float, float
     if not sound.all():
         raise InputError(f"{path}: record {int(np.argmin(sound))} is not one of saved scores")
     if len(np.unique(records["idx"])) < len(records):
-        raise InputError(f"{path}: an index stands in it twice")
+        raise InputError(f"{path}: an index occurs twice")
     return records
 
 

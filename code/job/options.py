@@ -3,39 +3,56 @@ import argparse
 import math
 
 import datasets
+from bounds import LARGEST_N, SMALLEST_ALPHA
 from certificate import BOUNDS, RADII
 from errors import InputError
 from measures import MEASURES
 from sampler import PRECISIONS, SEEDS, SMALLEST_SIGMA
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Data set, network, noise, and what fixes the samples."""
+def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
+                         least_alpha: float = SMALLEST_ALPHA) -> None:
+    """Data set, network, noise, and what fixes the samples; least_n, least_alpha: of the program's statistics."""
     parser.add_argument("dataset", choices=datasets.DATASETS)
     parser.add_argument("base_classifier", help="checkpoint of a network (see train.py)")
-    parser.add_argument("sigma", type=float, help="standard deviation of the noise, pixels in [0, 1]")
-    parser.add_argument("outfile", help="the log; a run that was stopped goes on from it")
-    parser.add_argument("--batch", type=int, default=1000, help="samples of a forward pass (on a CPU: at most)")
-    parser.add_argument("--skip", type=int, default=1, help="use the images with indices 0, SKIP, 2 SKIP, ...")
-    parser.add_argument("--max", type=int, default=-1, help="stop before this index")
-    parser.add_argument("--split", choices=datasets.SPLITS, default="test")
-    parser.add_argument("--N0", type=int, default=100, help="samples that choose the class")
-    parser.add_argument("--N", type=int, default=100000, help="samples that bound its score")
-    parser.add_argument("--alpha", type=float, default=0.001, help="error probability of an image's certificate")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
+    parser.add_argument("sigma", type=float,
+                        help=f"standard deviation of the noise, pixels in [0, 1]; at least {SMALLEST_SIGMA}")
+    parser.add_argument("outfile", help="the log; the same command resumes a run that was stopped")
+    parser.add_argument("--batch", type=int, default=1000,
+                        help="samples of a forward pass, 1 or more (on a CPU: at most; default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=1,
+                        help="use the images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
+    parser.add_argument("--max", type=int, default=-1,
+                        help="stop before this index, 1 or more (default: %(default)s, no limit)")
+    parser.add_argument("--split", choices=datasets.SPLITS, default="test", help="images to use (default: %(default)s)")
+    parser.add_argument("--N0", type=int, default=100,
+                        help="samples that choose the class, 1 or more (default: %(default)s)")
+    parser.add_argument("--N", type=int, default=100000,
+                        help=f"samples that bound its score, {least_n} to {LARGEST_N} (default: %(default)s)")
+    parser.add_argument("--alpha", type=float, default=0.001,
+                        help=f"error probability of an image's result, at least {least_alpha:g} and below 1 "
+                             "(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help=f"of the noise, 0 to {SEEDS - 1} (default: %(default)s)")
+    parser.add_argument("--device", default="auto",
+                        help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
-                        help="of the network; the certificate is that of the network at this precision")
+                        help="of the network; the certificate is that of the network at this precision "
+                             "(default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
-    parser.add_argument("--overwrite", action="store_true", help="start anew; the old log is kept as OUTFILE.bak")
+    parser.add_argument("--overwrite", action="store_true", help="start over; the old log is kept as OUTFILE.bak")
 
 
 def add_certificate_options(parser: argparse.ArgumentParser) -> None:
     """Measures, band and radii."""
     parser.add_argument("--confidence_measure", nargs="+", choices=MEASURES, default=["pred_score"],
-                        help="several share their samples; OUTFILE then contains {confidence_measure}")
-    parser.add_argument("--bound", choices=BOUNDS, default=BOUNDS[0], help="confidence band of the score's CDF")
-    parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R")
+                        help="several share their samples; OUTFILE then contains {confidence_measure} "
+                             "(default: pred_score)")
+    parser.add_argument("--bound", choices=BOUNDS, default=BOUNDS[0],
+                        help="confidence band of the score's CDF; dkw needs an alpha of 0.5 at most "
+                             "(default: %(default)s)")
+    parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R",
+                        help="increasing multiples of 0.01, 0 or above, L2 distance of pixels in [0, 1] "
+                             f"(default: {' '.join(f'{radius:g}' for radius in RADII)})")
 
 
 def check_noise_options(args: argparse.Namespace) -> None:

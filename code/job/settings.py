@@ -41,7 +41,7 @@ def start_of_run(args: argparse.Namespace, **known) -> dict:
 
 
 def program_version() -> str:
-    """The git commit of this program, with a + where files differ from it, or `unknown`."""
+    """The git commit of this program, with a + if files differ from it, or `unknown`."""
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True,
                               check=True, timeout=10).stdout.strip()
