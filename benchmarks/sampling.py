@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import code_path
+import pandas
 import torch
 from machine import RESULTS, convolution_peak, describe, finish, flops
 from plain_loop import plain_bounds, plain_scores
@@ -169,10 +170,10 @@ def report(args: argparse.Namespace, device: torch.device) -> str:
     timed = {arch: time_network(arch, args, device) for arch in args.networks}
     peak = max(peak for _, _, peak in timed.values())
     rows = [row for arch, (variants, work, _) in timed.items() for row in network_rows(arch, variants, work, peak)]
-    sampling = format_table(["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"],
-                            rows, "markdown")
-    bounds = format_table(["bounds of one image", "s", "spread", "once a run, s"],
-                          time_bounds(N, args.repeat, device), "markdown")
+    columns = ["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"]
+    sampling = format_table(pandas.DataFrame(rows, columns=columns), "markdown")
+    columns = ["bounds of one image", "s", "spread", "once a run, s"]
+    bounds = format_table(pandas.DataFrame(time_bounds(N, args.repeat, device), columns=columns), "markdown")
     notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peak=peak / 1e9, work=", ".join(
         f"{arch} {work / 1e9:.3g}" for arch, (_, work, _) in timed.items()))
     return (f"# Sampling\n\n{describe(device)}\n{sampling}\n{notes}\n"

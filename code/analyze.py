@@ -172,15 +172,19 @@ def label(path: str, settings: dict) -> str:
 
 def print_table(sources: list[Source], scores: list, style: str) -> None:
     """One row for each score, file and bound; a cell for each radius that some log has."""
+    import pandas  # only here: a figure needs none
+
     radii = sorted({radius for source in sources for radius in source.radii}) or list(RADII)
     rows = []
     for score in scores:
         for source in sources:
             for cdf, curve in source.curves[score].items():
                 shown = str(source.settings.get("score", "") if score is None else score)
-                cells = ["" if (value := curve.at(radius)) is None else f"{value:.4f}" for radius in radii]
-                rows.append([source.label, shown, BOUND_NAMES[cdf], *cells])
-    print(format_table(["log", "score", "bound", *(f"R = {radius:.2f}" for radius in radii)], rows, style), end="")
+                cells = {f"R = {radius:.2f}": f"{value:.4f}" for radius in radii
+                         if (value := curve.at(radius)) is not None}
+                rows.append({"log": source.label, "score": shown, "bound": BOUND_NAMES[cdf]} | cells)
+    columns = ["log", "score", "bound", *(f"R = {radius:.2f}" for radius in radii)]
+    print(format_table(pandas.DataFrame(rows, columns=columns), style), end="")
 
 
 def draw_panel(axes, sources: list[Source], score: float | None) -> None:

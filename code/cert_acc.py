@@ -68,7 +68,8 @@ def row_alpha(args: argparse.Namespace, path: str, settings: dict) -> float:
 
 def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
     """One table of all the logs."""
-    radii = sorted({radius for log, _ in logs.values() for radius in log.radii})
+    import pandas  # only here: a report needs none
+
     rows = []
     for path, (log, settings) in logs.items():
         for cdf, name in NAMES.items():
@@ -79,9 +80,9 @@ def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
                 lines[f"{name}, population"] = np.floor(limits * 1e4) / 1e4  # cut off: none is printed above itself
             for what, values in lines.items():
                 cells = {radius: f"{value:.4f}" for radius, value in zip(log.radii, values, strict=True)}
-                rows.append([path, what, *(cells.get(radius, "") for radius in radii)])
-    return format_table(["log", "certified accuracy", *(f"R = {radius:.2f}" for radius in radii)], rows,
-                        args.format or "text")
+                rows.append({"log": path, "certified accuracy": what} | cells)
+    frame = pandas.DataFrame(rows).set_index(["log", "certified accuracy"]).sort_index(axis=1)
+    return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), args.format or "text")
 
 
 def main() -> None:
