@@ -16,7 +16,7 @@ from machine import RESULTS, describe
 
 from architectures import load_checkpoint
 from datasets import DATASETS, open_images
-from errors import InputError, exit_status
+from errors import InputError, run
 from files import refuse_existing, write_new
 from report.tables import format_table
 from sampler import ESTIMATION, PRECISIONS, Sampler, choose_device
@@ -39,7 +39,8 @@ def parse_arguments() -> argparse.Namespace:
                         choices=[name for name in PRECISIONS if name != "fp32"], help="(default: bf16 fp16)")
     parser.add_argument("--skip", type=int, default=500,
                         help="use the test images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
-    parser.add_argument("--max", type=int, default=-1, help="stop before this index (default: %(default)s, no limit)")
+    parser.add_argument("--max", type=int, default=-1,
+                        help="stop before this index, 1 or more (default: %(default)s, no limit)")
     parser.add_argument("--N", type=int, default=1000, help="samples per image, 1 or more (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1000,
                         help="as for certify.py, 1 or more (default: %(default)s)")
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

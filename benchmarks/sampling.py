@@ -24,7 +24,7 @@ from plain_loop import plain_bounds, plain_scores
 from architectures import ARCHITECTURES, DATASET_OF, build_network
 from certificate import BOUNDS, RADII, CertificateSpec
 from core import order_statistics
-from errors import InputError, exit_status
+from errors import InputError, run
 from files import refuse_existing, write_new
 from measures import MEASURES
 from report.tables import format_table
@@ -218,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

@@ -23,7 +23,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from certificate import RADII
-from errors import InputError, exit_status
+from errors import InputError, run
 from files import refuse_existing
 from formats.log import read_recorded_log
 from formats.radii import COLUMNS, NAIVE, Radii, Row, is_radius_file, read_recorded_radii
@@ -231,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from bounds import population_limit
-from errors import InputError, exit_status
+from errors import InputError, run
 from formats.log import Log, read_recorded_log
 from formats.rows import report_flaws
 from report.tables import FORMATS, format_table
@@ -98,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+import errors
 from certificate import CertificateSpec
 from core import Smooth
 from datasets import ImageSet
-from errors import InputError, exit_status
 from formats.log import Row, columns, parse_log
 from formats.scores import parse_scores, scores_record
 from job.checks import check_spec
@@ -47,9 +47,9 @@ def make_specs(args: argparse.Namespace) -> list[CertificateSpec]:
     specs = [check_spec(CertificateSpec(MEASURES[name], args.N, args.alpha, args.sigma, args.bound, tuple(args.radii),
                                         kept_ranks=args.save_scores)) for name in args.confidence_measure]
     if len(set(args.confidence_measure)) < len(args.confidence_measure):
-        raise InputError("--confidence_measure: each measure once")
+        raise errors.InputError("--confidence_measure: each measure once")
     if len(args.confidence_measure) > 1 and PLACE not in args.outfile:
-        raise InputError(f"OUTFILE must contain {PLACE} if there are several measures")
+        raise errors.InputError(f"OUTFILE must contain {PLACE} if there are several measures")
     return specs
 
 
@@ -88,4 +88,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, STOPPED))
+    sys.exit(errors.run(main, STOPPED))

@@ -15,7 +15,7 @@ import pandas
 from scipy.special import ndtri
 
 from certificate import Certificate
-from errors import InputError, exit_status
+from errors import InputError, run
 from files import refuse_existing
 from formats.scores import read_scores
 from measures import MEASURES
@@ -121,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

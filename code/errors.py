@@ -25,7 +25,7 @@ def _stop(signum, frame):
     raise Stopped(signum)
 
 
-def exit_status(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
+def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
     """Call main() and return the exit status: main's own (None counts as 0), or 2 after an InputError or OSError.
 
     SIGTERM and SIGINT end it with 143 and 130 and the line `when_stopped` (under torchrun from rank 0 alone).

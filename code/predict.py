@@ -11,11 +11,11 @@ import argparse
 import sys
 import time
 
+import errors
 from bounds import SMALLEST_ALPHA
 from certificate import CertificateSpec
 from core import Smooth
 from datasets import ImageSet
-from errors import InputError, exit_status
 from formats.predictions import COLUMNS, Row, parse_predictions
 from job.checks import check_spec
 from job.options import add_sampling_options, check_sampling_options
@@ -34,7 +34,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raise InputError for arguments that no run can use."""
     check_sampling_options(args)
     if args.N < 2:
-        raise InputError("--N must be 2 or above")
+        raise errors.InputError("--N must be 2 or above")
     check_spec(CertificateSpec(MEASURES["pred_score"], args.N, args.alpha / 2, args.sigma))
 
 
@@ -64,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, STOPPED))
+    sys.exit(errors.run(main, STOPPED))

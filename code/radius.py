@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from certificate import BOUNDS
-from errors import InputError, exit_status
+from errors import InputError, run
 from formats.radii import COLUMNS, NAIVE, Row, parse_radii
 from formats.rows import round_down, shortest
 from formats.scores import SavedScores, read_scores
@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, "stopped; the same command resumes"))
+    sys.exit(run(main, "stopped; the same command resumes"))

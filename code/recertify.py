@@ -17,7 +17,7 @@ from functools import partial
 
 from bounds import SMALLEST_ALPHA
 from certificate import BOUNDS, CertificateSpec
-from errors import exit_status
+from errors import run
 from formats.log import Row, columns, parse_log
 from formats.scores import SavedScores, read_scores
 from job.checks import check_spec
@@ -74,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, "stopped; the same command resumes"))
+    sys.exit(run(main, "stopped; the same command resumes"))

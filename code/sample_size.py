@@ -15,7 +15,7 @@ from bounds import LARGEST_N, SMALLEST_ALPHA
 from certificate import BOUNDS, RADII, Certificate, CertificateSpec
 from core import Smooth, order_statistics
 from datasets import INFO, open_images
-from errors import InputError, exit_status
+from errors import InputError, run
 from files import refuse_existing, write_new
 from formats.log import columns
 from formats.rows import join_fields, round_down
@@ -41,7 +41,8 @@ def parse_arguments() -> argparse.Namespace:
                         help=f"error probability, {SMALLEST_ALPHA:g} to 0.5 (default: %(default)s)")
     parser.add_argument("--skip", type=int, default=500,
                         help="use the images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
-    parser.add_argument("--max", type=int, default=-1, help="stop before this index (default: %(default)s, no limit)")
+    parser.add_argument("--max", type=int, default=-1,
+                        help="stop before this index, 1 or more (default: %(default)s, no limit)")
     parser.add_argument("--batch", type=int, default=1000,
                         help="samples of a forward pass, 1 or more (on a CPU: at most; default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help=f"of the noise, 0 to {SEEDS - 1} (default: %(default)s)")
@@ -92,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

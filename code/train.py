@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 import datasets
 from architectures import ARCHITECTURES, build_network, load_state, read_checkpoint
-from errors import InputError, exit_status
+from errors import InputError, run
 from files import write_whole
 from sampler import choose_device
 
@@ -206,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from datasets import DATASETS, open_images
-from errors import InputError, exit_status
+from errors import InputError, run
 from files import refuse_existing, write_new
 from report.figures import check_figure_path, new_figure, save_figure
 
@@ -33,7 +33,8 @@ def parse_arguments() -> argparse.Namespace:
                         help=f"standard deviation of the noise, pixels in [0, 1]; 0 to {LARGEST_SIGMA:g}")
     parser.add_argument("--scale", type=int, help="pixels of the picture for one of the image, per side; 1 to 64 "
                                                   f"(default: {SCALE['cifar10']} for cifar10, 1 for imagenet)")
-    parser.add_argument("--strip", metavar="FILE", help="also draw all of them side by side: .png, .pdf or .svg")
+    parser.add_argument("--strip", metavar="FILE",
+                        help="also draw all of them side by side: .png, .pdf or .svg (default: do not)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, 0 to 2^32 - 1 (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing pictures")
     args = parser.parse_args()
@@ -110,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

@@ -180,7 +180,7 @@ import os, sys, time
 sys.path.insert(0, {code!r})
 import certify
 from core import Smooth
-from errors import exit_status
+from errors import run
 
 calls, original = [0], Smooth.certify_by
 
@@ -199,7 +199,7 @@ def failing(self, *args, **kwargs):
     return original(self, *args, **kwargs)
 
 Smooth.certify_by = failing
-sys.exit(exit_status(certify.main))
+sys.exit(run(certify.main))
 """
 
 
