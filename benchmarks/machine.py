@@ -7,11 +7,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import code_path
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
-from runs.record import program_version  # noqa: E402
+from job.settings import program_version
 
 RESULTS = Path(__file__).parent / "results"
 PEAK_SHAPES = ((64, 56), (128, 28), (256, 14))  # channels and side of the 3x3 convolutions

@@ -8,20 +8,19 @@ Prints a markdown table and writes it to benchmarks/results/ with a description 
 import argparse
 import math
 import sys
-from pathlib import Path
 
+import code_path
+import pandas
 import torch
+from machine import RESULTS, describe
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
-from machine import RESULTS, describe  # noqa: E402
-
-from architectures import load_checkpoint  # noqa: E402
-from datasets import DATASETS, open_images  # noqa: E402
-from errors import InputError, run  # noqa: E402
-from noise import ESTIMATION, make_noise  # noqa: E402
-from runs.newfile import refuse_existing, write_new  # noqa: E402
-from runs.tables import format_table  # noqa: E402
-from sampler import PRECISIONS, Sampler, choose_device  # noqa: E402
+from architectures import load_checkpoint
+from datasets import DATASETS, open_images
+from errors import InputError, run
+from files import refuse_existing, write_new
+from noise import ESTIMATION, make_noise
+from report.tables import format_table
+from sampler import PRECISIONS, Sampler, choose_device
 
 NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}.
 Differences are over the softmax of all classes of all samples. The top score of an image is that of the class with the
@@ -36,14 +35,18 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("base_classifier", help="checkpoint of a network (see train.py)")
-    parser.add_argument("sigma", type=float, help="standard deviation of the noise, pixels in [0, 1]")
+    parser.add_argument("sigma", type=float, help="standard deviation of the noise, pixels in [0, 1]; above 0")
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp16"],
-                        choices=[name for name in PRECISIONS if name != "fp32"])
-    parser.add_argument("--skip", type=int, default=500, help="use the test images with indices 0, SKIP, 2 SKIP, ...")
-    parser.add_argument("--max", type=int, default=-1, help="stop before this index")
-    parser.add_argument("--N", type=int, default=1000, help="samples of an image")
-    parser.add_argument("--batch", type=int, default=1000, help="as for certify.py")
-    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
+                        choices=[name for name in PRECISIONS if name != "fp32"], help="(default: bf16 fp16)")
+    parser.add_argument("--skip", type=int, default=500,
+                        help="use the test images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
+    parser.add_argument("--max", type=int, default=-1,
+                        help="stop before this index, 1 or more (default: %(default)s, no limit)")
+    parser.add_argument("--N", type=int, default=1000, help="samples per image, 1 or more (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1000,
+                        help="as for certify.py, 1 or more (default: %(default)s)")
+    parser.add_argument("--device", default="auto",
+                        help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
     parser.add_argument("--out", help="default: benchmarks/results/precision_ARCH_SIGMA_{cpu,cuda}.md")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
@@ -110,7 +113,7 @@ def main() -> None:
     images, indices = open_images(args.dataset, "test", args.skip, args.max)
     if not indices:
         raise InputError("--max leaves no image")
-    table = format_table(HEADER, compare(args, network, images, indices, device), "markdown")
+    table = format_table(pandas.DataFrame(compare(args, network, images, indices, device), columns=HEADER), "markdown")
     note = NOTE.format(images=len(indices), n=args.N, sigma=args.sigma, network=args.base_classifier,
                        compiled=", compiled" if args.compile else "")
     text = f"# Scores at lower precisions against fp32\n\n{describe(device)}\n{table}\n{note}"

@@ -14,23 +14,22 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import code_path
+import pandas
 import torch
+from machine import RESULTS, convolution_peak, describe, finish, flops
+from plain_loop import plain_bounds, plain_scores
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
-from machine import RESULTS, convolution_peak, describe, finish, flops  # noqa: E402
-from plain_loop import plain_bounds, plain_scores  # noqa: E402
-
-from architectures import ARCHITECTURES, DATASET_OF, build_network  # noqa: E402
-from certificate import BOUNDS, RADII, Rule  # noqa: E402
-from core import order_statistics  # noqa: E402
-from errors import InputError, run  # noqa: E402
-from measures import MEASURES  # noqa: E402
-from noise import BLOCK, ESTIMATION, make_noise  # noqa: E402
-from runs.newfile import refuse_existing, write_new  # noqa: E402
-from runs.tables import format_table  # noqa: E402
-from sampler import PRECISIONS, Sampler, choose_device, forward_size  # noqa: E402
+from architectures import ARCHITECTURES, DATASET_OF, build_network
+from certificate import BOUNDS, RADII, CertificateSpec
+from core import order_statistics
+from errors import InputError, run
+from files import refuse_existing, write_new
+from measures import MEASURES
+from noise import BLOCK, ESTIMATION, make_noise
+from report.tables import format_table
+from sampler import PRECISIONS, Sampler, choose_device, forward_size
 
 SIDE = {"cifar10": 32, "imagenet": 224}
 PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 400, "imagenet": 400}}
@@ -152,11 +151,11 @@ def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
     variants = {"scalar loop of scipy.stats calls, dkw": lambda: plain_bounds(on_host, SIGMA, ALPHA, RADII)}
     once = {}
     for bound in BOUNDS:
-        rule, start = Rule(MEASURES["pred_score"], n, ALPHA, SIGMA, bound), time.perf_counter()
-        rule.weights  # noqa: B018  (made and kept, as for the first image of a run)
+        start = time.perf_counter()
+        spec = CertificateSpec(MEASURES["pred_score"], n, ALPHA, SIGMA, bound).prepare()
         once[f"this program, {bound}"] = time.perf_counter() - start
-        variants[f"this program, {bound}"] = lambda rule=rule: tuple(rule.certificate(
-            0, float(scores.mean(dtype=torch.float64)), order_statistics(scores, rule.band.ranks)))
+        variants[f"this program, {bound}"] = lambda spec=spec: tuple(spec.certificate(
+            0, float(scores.mean(dtype=torch.float64)), order_statistics(scores, spec.band.ranks)))
     rows = []
     for name, work in variants.items():
         times = []
@@ -174,10 +173,10 @@ def report(args: argparse.Namespace, device: torch.device) -> str:
     timed = {arch: time_network(arch, args, device) for arch in args.networks}
     peak = max(peak for _, _, peak in timed.values())
     rows = [row for arch, (variants, work, _) in timed.items() for row in network_rows(arch, variants, work, peak)]
-    sampling = format_table(["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"],
-                            rows, "markdown")
-    bounds = format_table(["bounds of one image", "s", "spread", "once a run, s"],
-                          time_bounds(N, args.repeat, device), "markdown")
+    columns = ["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"]
+    sampling = format_table(pandas.DataFrame(rows, columns=columns), "markdown")
+    columns = ["bounds of one image", "s", "spread", "once a run, s"]
+    bounds = format_table(pandas.DataFrame(time_bounds(N, args.repeat, device), columns=columns), "markdown")
     notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peak=peak / 1e9, work=", ".join(
         f"{arch} {work / 1e9:.3g}" for arch, (_, work, _) in timed.items()))
     return (f"# Sampling\n\n{describe(device)}\n{sampling}\n{notes}\n"
@@ -187,13 +186,18 @@ def report(args: argparse.Namespace, device: torch.device) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=ARCHITECTURES, metavar="ARCH",
-                        default=["cifar_resnet20", "cifar_resnet110", "resnet50"])
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all that the device has")
-    parser.add_argument("--batch", type=int, default=1000, help="as for certify.py (on a CPU: at most)")
-    parser.add_argument("--repeat", type=int, help="measurements of each variant (default: 5; quick: 3)")
-    parser.add_argument("--seconds", type=float, help="of a measurement, at least (default: 5; quick: 1)")
+                        default=["cifar_resnet20", "cifar_resnet110", "resnet50"],
+                        help=f"of {', '.join(ARCHITECTURES)} (default: all)")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS,
+                        help="(default: all that the device has; quick: fp32 bf16)")
+    parser.add_argument("--batch", type=int, default=1000,
+                        help="as for certify.py, 1 or more (on a CPU: at most; default: %(default)s)")
+    parser.add_argument("--repeat", type=int, help="measurements of each variant, 1 or more (default: 5; quick: 3)")
+    parser.add_argument("--seconds", type=float,
+                        help="of a measurement, at least; above 0 and below 600 (default: 5; quick: 1)")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter measurements, fp32 and bf16 alone")
-    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
+    parser.add_argument("--device", default="auto",
+                        help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
     parser.add_argument("--out", help="default: benchmarks/results/sampling_{cpu,cuda}[_quick].md")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
     args = parser.parse_args()

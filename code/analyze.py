@@ -1,28 +1,36 @@
-"""Certified accuracy against radius, of logs (certify.py) and radius files (radius.py): a figure, a table, or both.
+"""Certified accuracy against radius: a figure, a table, or both.
 
     python code/analyze.py LOG [LOG ...] --score 0.5 --out figures/cifar10.png
     python code/analyze.py LOG [LOG ...] --score 0.5 0.7 --table markdown
+    python code/analyze.py OUTFILE.scores --score 0.5 --out figures/exact.png
     python code/analyze.py RADIUS_FILE [RADIUS_FILE ...] --out figures/smooth.pdf
 
-A log is drawn at the radii of its columns, the bound from the CDF solid and the bound without it dashed; several
-scores are panels side by side. A radius file has a score of its own, and its curve is exact at every radius.
+Reads logs (certify.py), saved scores (certify.py --save_scores) and radius files (radius.py). The bound from the CDF is
+solid, the bound without it dashed; several scores are panels side by side. A log is known at the radii of its columns,
+which are marked; its bound at R also holds at every smaller radius, so its curve is the staircase below the true one.
+Saved scores and radius files give the exact curve at every radius. A radius file has a score of its own. Saved scores
+count, as a radius file does, images whose bound at radius 0 is below the measure's cutoff; a log counts them as not
+certified.
 """
 import argparse
 import math
 import sys
 import textwrap
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 from matplotlib.lines import Line2D
 
 from certificate import RADII
 from errors import InputError, run
-from runs.figures import COLOURS, check_figure_path, new_figure, save_figure
-from runs.log import Log, exactly, tell_flaws
-from runs.newfile import refuse_existing
-from runs.radii import NAIVE, Radii, is_radius_file, read_recorded_radii
-from runs.record import read_recorded_log
-from runs.tables import FORMATS, format_table
+from files import refuse_existing
+from formats.log import read_recorded_log
+from formats.radii import COLUMNS, NAIVE, Radii, Row, is_radius_file, read_recorded_radii
+from formats.rows import report_flaws, shortest
+from formats.scores import SavedScores, read_scores
+from report.figures import COLOURS, check_figure_path, new_figure, save_figure
+from report.tables import FORMATS, format_table
 
 MARKERS = "os^DvPX"
 BOUND_NAMES = {True: "CDF bound", False: "without the CDF"}
@@ -31,29 +39,52 @@ LABEL = {"confidence_measure": "{}", "score": "score above {}", "sigma": "sigma 
 PLAIN_NAMES = {"clopper_pearson": "Clopper-Pearson", "dkw": "DKW", NAIVE: "mean alone"}
 
 
-class Source(NamedTuple):
-    """A file to draw: what is in it, the settings of its run ({} where it has no record), and its name."""
+@dataclass(frozen=True)
+class Curve:
+    """Certified accuracy [J] at increasing radii [J]; exact: known at every radius, and falls at these."""
 
-    table: Log | Radii
+    radii: Sequence[float]
+    accuracy: np.ndarray
+    exact: bool
+
+    def at(self, radius: float) -> float | None:
+        """The certified accuracy at a radius, None if it is not known there."""
+        if self.exact:
+            return float(self.accuracy[np.searchsorted(self.radii, radius, side="right") - 1])
+        return dict(zip(self.radii, self.accuracy, strict=True)).get(radius)
+
+    def staircase(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Corners of a curve that is nowhere above the certified accuracy, for the drawing style of `style`."""
+        if self.exact or self.radii[0] == 0:
+            return self.radii, self.accuracy
+        return [0.0, *self.radii], [self.accuracy[0], *self.accuracy]
+
+    @property
+    def style(self) -> str:
+        """A log's accuracy at R is valid at smaller radii, so it extends to the left; an exact one to the right."""
+        return "steps-post" if self.exact else "steps-pre"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to draw: for each score the curve of its bound from the CDF (True), without it (False), or both."""
+
+    path: str
     settings: dict
     label: str
-
-    def accuracies(self, score: float | None, radii: list[float]) -> list[tuple[bool, dict[float, float]]]:
-        """(whether it is the CDF bound, certified accuracy by radius) of each of its bounds; a log at its own radii."""
-        if isinstance(self.table, Log):
-            return [(cdf, dict(zip(self.table.radii, self.table.certified_accuracy(score, cdf), strict=True)))
-                    for cdf in BOUND_NAMES]
-        return [(self.settings.get("bound") != NAIVE,
-                 dict(zip(radii, self.table.certified_accuracy(radii), strict=True)))]
+    curves: dict[float | None, dict[bool, Curve]]
+    radii: tuple[float, ...] = ()  # of a log's columns
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="+", help="logs and radius files, told apart by their headers")
+    parser.add_argument("file", nargs="+", help="logs, radius files (recognised by their headers) and OUTFILE.scores")
     parser.add_argument("--score", type=float, nargs="+", default=[], metavar="S",
-                        help="certified: the bound on the expected score is strictly above it (needed for logs)")
-    parser.add_argument("--out", help="picture to draw: .png, .pdf or .svg")
-    parser.add_argument("--table", choices=[style for style in FORMATS if style != "text"], help="print a table")
+                        help="certified: the bound on the expected score is strictly above it (needed for logs and "
+                             "saved scores; default: the score of the radius files)")
+    parser.add_argument("--out", help="picture to draw: .png, .pdf or .svg (default: none)")
+    parser.add_argument("--table", choices=[style for style in FORMATS if style != "text"],
+                        help="print a table (default: none)")
     parser.add_argument("--overwrite", action="store_true", help="replace the picture")
     return parser.parse_args()
 
@@ -68,29 +99,72 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_figure_path(args.out)
         refuse_existing([args.out], args.overwrite)
         if len(set(args.file)) > len(COLOURS):
-            raise InputError(f"one figure tells at most {len(COLOURS)} files apart by colour")
+            raise InputError(f"one figure distinguishes at most {len(COLOURS)} files by colour")
 
 
 def read_sources(args: argparse.Namespace) -> list[Source]:
     """The files, in the order given. Raises InputError."""
-    sources = []
-    for path in dict.fromkeys(args.file):
-        table, settings = (read_recorded_radii if is_radius_file(path) else read_recorded_log)(path)
-        tell_flaws(table)
-        if isinstance(table, Log):
-            if not args.score:
-                raise InputError(f"{path} is a log: give --score")
-        elif args.score and args.score != [settings.get("score")]:
-            raise InputError(f"{path} is a radius file, for one score of its own: "
-                             f"{settings.get('score', 'not recorded')}, not {' '.join(map(str, args.score))}")
-        sources.append(Source(table, settings, label(path, settings)))
+    sources = [read_source(path, args.score) for path in dict.fromkeys(args.file)]
     labels = [source.label for source in sources]
-    return [source._replace(label=f"{source.label} ({source.table.path})") if labels.count(source.label) > 1 else source
+    return [replace(source, label=f"{source.label} ({source.path})") if labels.count(source.label) > 1 else source
             for source in sources]
 
 
+def read_source(path: str, scores: list[float]) -> Source:
+    """One file, and its curves at the scores. Raises InputError."""
+    if path.endswith(".scores"):
+        return source_of_scores(read_scores(path), scores)
+    if is_radius_file(path):
+        return source_of_radii(path, scores)
+    log, settings = read_recorded_log(path)
+    report_flaws(log)
+    if not scores:
+        raise InputError(f"{path} is a log: give --score")
+    curves = {score: {cdf: Curve(log.radii, log.certified_accuracy(score, cdf), exact=False) for cdf in BOUND_NAMES}
+              for score in scores}
+    return Source(path, settings, label(path, settings), curves, log.radii)
+
+
+def source_of_radii(path: str, scores: list[float]) -> Source:
+    """A radius file, whose one curve is that of its own score. Raises InputError for another score."""
+    radii, settings = read_recorded_radii(path)
+    report_flaws(radii)
+    if scores and scores != [settings.get("score")]:
+        raise InputError(f"{path} is a radius file, for one score of its own: "
+                         f"{settings.get('score', 'not recorded')}, not {' '.join(map(str, scores))}")
+    curves = {settings.get("bound") != NAIVE: exact_curve(radii)}
+    return Source(path, settings, label(path, settings), dict.fromkeys(scores or [None], curves))
+
+
+def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
+    """Saved scores under the band of their run. Raises InputError for a score that no bound of theirs can exceed."""
+    if not scores:
+        raise InputError(f"{saved.path} holds saved scores: give --score")
+    measure = saved.spec.measure
+    for score in scores:
+        if not measure.score_min < score < measure.score_max:
+            raise InputError(f"--score {shortest(score)} is not strictly between {measure.score_min:g} and "
+                             f"{measure.score_max:g}, the range of {measure.name} in {saved.path}")
+    images, curves = list(saved.certificates(saved.spec)), {}
+    for score in scores:
+        curves[score] = {}
+        for cdf in BOUND_NAMES:
+            rows = [Row.of(index, label, certificate, certificate.radius(score, naive=not cdf))
+                    for index, label, certificate in images]
+            radii = Radii(saved.path, COLUMNS, rows, [], False, missing=len(saved.non_finite))
+            curves[score][cdf] = exact_curve(radii)
+    report_flaws(radii)
+    return Source(saved.path, saved.settings, label(saved.path, saved.settings), curves)
+
+
+def exact_curve(radii: Radii) -> Curve:
+    """The certified accuracy at every radius."""
+    steps = radii.steps()
+    return Curve(steps, radii.certified_accuracy(steps), exact=True)
+
+
 def label(path: str, settings: dict) -> str:
-    """What the record says of a run, or its path where it has no record."""
+    """What the record says of a run, or its path if it has no record."""
     parts = [text.format(PLAIN_NAMES.get(str(settings[key]), settings[key]))
              for key, text in LABEL.items() if key in settings]
     return ", ".join(parts) or path
@@ -98,25 +172,31 @@ def label(path: str, settings: dict) -> str:
 
 def print_table(sources: list[Source], scores: list, style: str) -> None:
     """One row for each score, file and bound; a cell for each radius that some log has."""
-    radii = sorted({radius for source in sources if isinstance(source.table, Log) for radius in source.table.radii})
-    radii = radii or list(RADII)
-    rows = [[source.label, str(source.settings.get("score", "") if score is None else score), BOUND_NAMES[cdf],
-             *(f"{accuracy[radius]:.4f}" if radius in accuracy else "" for radius in radii)]
-            for score in scores for source in sources for cdf, accuracy in source.accuracies(score, radii)]
-    print(format_table(["log", "score", "bound", *(f"R = {radius:.2f}" for radius in radii)], rows, style), end="")
+    import pandas  # only here: a figure needs none
+
+    radii = sorted({radius for source in sources for radius in source.radii}) or list(RADII)
+    rows = []
+    for score in scores:
+        for source in sources:
+            for cdf, curve in source.curves[score].items():
+                shown = str(source.settings.get("score", "") if score is None else score)
+                cells = {f"R = {radius:.2f}": f"{value:.4f}" for radius in radii
+                         if (value := curve.at(radius)) is not None}
+                rows.append({"log": source.label, "score": shown, "bound": BOUND_NAMES[cdf]} | cells)
+    columns = ["log", "score", "bound", *(f"R = {radius:.2f}" for radius in radii)]
+    print(format_table(pandas.DataFrame(rows, columns=columns), style), end="")
 
 
 def draw_panel(axes, sources: list[Source], score: float | None) -> None:
     """The curves of all files at one score."""
     for source, colour, marker in zip(sources, COLOURS, MARKERS, strict=False):
-        is_log = isinstance(source.table, Log)
-        # a log's bounds are known at the marked radii, with straight lines between them to guide the eye
-        style = {"marker": marker, "markersize": 4} if is_log else {"drawstyle": "steps-post"}
-        for cdf, accuracy in source.accuracies(score, [] if is_log else source.table.steps().tolist()):
-            axes.plot(list(accuracy), list(accuracy.values()), color=colour, linestyle="-" if cdf else "--",
-                      clip_on=False, **style)
+        for cdf, curve in source.curves[score].items():
+            line = {"color": colour, "linestyle": "-" if cdf else "--", "clip_on": False}
+            axes.plot(*curve.staircase(), drawstyle=curve.style, **line)
+            if not curve.exact:
+                axes.plot(curve.radii, curve.accuracy, marker, color=colour, markersize=4, clip_on=False)
     axes.set(xlabel="radius (L2 distance, pixels in [0, 1])", ylabel="certified accuracy (fraction of images)",
-             title="" if score is None else f"expected score above {exactly(score)}")
+             title="" if score is None else f"expected score above {shortest(score)}")
     axes.label_outer()
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
@@ -130,10 +210,10 @@ def draw(sources: list[Source], scores: list):
         draw_panel(axes, sources, score)
     panels[0].set_xlim(left=0)  # only now: a limit that is set stops matplotlib from making room for more curves
     panels[0].set_ylim(bottom=0)
-    handles = [Line2D([], [], color=colour, marker=marker if isinstance(source.table, Log) else "", markersize=4,
+    handles = [Line2D([], [], color=colour, marker=marker if source.radii else "", markersize=4,
                       label=textwrap.fill(source.label, 75))
                for source, colour, marker in zip(sources, COLOURS, MARKERS, strict=False)]
-    styles = {cdf for source in sources for cdf, _ in source.accuracies(0.0, [])}
+    styles = {cdf for source in sources for curves in source.curves.values() for cdf in curves}
     handles += [Line2D([], [], color="0.4", linestyle="-" if cdf else "--", label=name)
                 for cdf, name in BOUND_NAMES.items() if len(styles) == 2]
     figure.legend(handles=handles, loc="outside lower center", frameon=False)

@@ -1,7 +1,7 @@
 """Architectures by name, and checkpoints: dictionaries with `arch` and `state_dict`.
 
 A network is Sequential(Normalize, net), so that noise is added in pixel space [0, 1] and the keys of a state_dict
-start with `1.` (or `1.module.` where it was trained under DataParallel).
+start with `1.` (or `1.module.` if it was trained under DataParallel).
 """
 import hashlib
 import pickle

@@ -56,9 +56,9 @@ def population_limit(certified, n: int, confidence: float, alpha: float):
     P(Z and not T) >= P(Z) - alpha, alpha the error probability of a certificate; and P(Z) is at least the one-sided
     Clopper-Pearson limit. certified: a scalar or array.
     """
-    certified = np.asarray(certified)
-    limit = clopper_pearson_limit(np.maximum(certified, 1), n, (1 - confidence) * QUANTILE_MARGIN)
-    return np.maximum(np.where(certified > 0, limit, 0.0) - alpha, 0.0)
+    from statsmodels.stats.proportion import proportion_confint  # only here: few runs need it, and it loads slowly
+    limit, _ = proportion_confint(np.asarray(certified), n, alpha=2 * (1 - confidence) * QUANTILE_MARGIN, method="beta")
+    return np.maximum(limit * (1 - 1e-12) - alpha, 0.0)
 
 
 def clopper_pearson_ranks(n: int, intervals: int = 1000) -> np.ndarray:

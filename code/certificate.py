@@ -25,8 +25,8 @@ RADIUS_TOLERANCE = 1e-9  # of sigma
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How the N scores of one image become its certificate: all that is fixed before the sampling.
+class CertificateSpec:
+    """All that is fixed of a certificate before the sampling: how the N scores of one image become its bounds.
 
     bound: one of BOUNDS; alpha: error probability of a certificate; sigma, radii: in pixels of range [0, 1];
     float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
@@ -47,9 +47,9 @@ class Rule:
 
     @cached_property
     def band(self) -> Band:
-        """The confidence band of the score's distribution under exact noise.
+        """The confidence band of the score's distribution. Raises ValueError for a bad n, alpha or bound.
 
-        The samples' law is within delta of the exact one, so no probability differs by more.
+        It holds under exact noise, whose probabilities are within delta of those of the noise that was drawn.
         """
         band = _band(self.n, self.alpha, self.bound, self.kept_ranks, self.eta)
         return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
@@ -60,11 +60,19 @@ class Rule:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """Phi(Phi^-1(p_j) - R / sigma), [radii, ranks]: the same for every image."""
+        """Phi(Phi^-1(p_j) - R / sigma), [radii, ranks]: for every image. Raises ValueError for a bad radius."""
         for radius in self.radii:
             _check_radius(radius)
         with np.errstate(over="ignore"):  # an infinite shift leaves the lowest score
             return shifted_probability(self.band.prob, self.shift(np.asarray(self.radii))[:, None])
+
+    def prepare(self) -> "CertificateSpec":
+        """Compute band and weights now, which are the same for every image, and return self.
+
+        Raises ValueError for a bad n, alpha, bound or radius: before any sampling.
+        """
+        _ = self.band, self.weights
+        return self
 
     def certificate(self, chosen: int, mean: float, thresholds: np.ndarray) -> "Certificate":
         """The certificate of class `chosen` from its scores' mean and their order statistics at band.ranks, [J]."""
@@ -91,14 +99,14 @@ class Certificate:
     """What N scores say of one image. It unpacks as (prediction, exp_cdf, exp).
 
     prediction    the class chosen from the selection samples, or ABSTAIN
-    exp_cdf, exp  lower bounds on its expected score at rule.radii, with and without the CDF; all 0.0 on abstention
+    exp_cdf, exp  lower bounds on its expected score at spec.radii, with and without the CDF; all 0.0 on abstention
     chosen        the class before any abstention
     mean          the mean of its sampled scores
     With probability at least 1 - alpha over the sampling, all of exp_cdf, lower_bound and radius hold at once, at
     every x' with ||x' - x||_2 <= radius (exp: with probability 1 - alpha of its own).
     """
 
-    rule: Rule
+    spec: CertificateSpec
     chosen: int
     mean: float
     mean_lower: float = field(repr=False)
@@ -106,24 +114,24 @@ class Certificate:
 
     @cached_property
     def prediction(self) -> int:
-        """`chosen`, or ABSTAIN where the CDF bound at radius 0 is below the measure's cutoff (or NaN)."""
-        return self.chosen if self.lower_bound(0.0) >= self.rule.measure.cutoff else ABSTAIN
+        """`chosen`, or ABSTAIN if the CDF bound at radius 0 is below the measure's cutoff (or NaN)."""
+        return self.chosen if self.lower_bound(0.0) >= self.spec.measure.cutoff else ABSTAIN
 
     @cached_property
     def exp_cdf(self) -> tuple[float, ...]:
         """Bounds from the CDF (Kumar et al. 2020, Theorem 2)."""
         if self.prediction == ABSTAIN:
-            return (0.0,) * len(self.rule.radii)
+            return (0.0,) * len(self.spec.radii)
         if self.thresholds is None:
-            return (self.rule.measure.score_min,) * len(self.rule.radii)
-        return tuple(weighted_score_bound(self.thresholds, self.rule.weights, self.rule.measure.score_min).tolist())
+            return (self.spec.measure.score_min,) * len(self.spec.radii)
+        return tuple(weighted_score_bound(self.thresholds, self.spec.weights, self.spec.measure.score_min).tolist())
 
     @cached_property
     def exp(self) -> tuple[float, ...]:
         """Bounds from the mean alone (Theorem 1)."""
         if self.prediction == ABSTAIN:
-            return (0.0,) * len(self.rule.radii)
-        return tuple(self.naive_lower_bound(radius) for radius in self.rule.radii)
+            return (0.0,) * len(self.spec.radii)
+        return tuple(self.naive_lower_bound(radius) for radius in self.spec.radii)
 
     def __iter__(self):
         return iter((self.prediction, self.exp_cdf, self.exp))
@@ -131,29 +139,29 @@ class Certificate:
     def lower_bound(self, radius: float) -> float:
         """The bound from the CDF at any radius >= 0, whether the certificate abstains or not."""
         _check_radius(radius)
-        measure, rule = self.rule.measure, self.rule
+        measure, spec = self.spec.measure, self.spec
         if self.thresholds is None:
             return measure.score_min
-        return float(expected_score_bound(self.thresholds, rule.band.prob, rule.shift(radius), measure.score_min))
+        return float(expected_score_bound(self.thresholds, spec.band.prob, spec.shift(radius), measure.score_min))
 
     def naive_lower_bound(self, radius: float) -> float:
         """The bound from the mean alone at any radius >= 0, never below score_min."""
         _check_radius(radius)
-        measure = self.rule.measure
-        bound = naive_bound(self.mean_lower, self.rule.shift(radius), measure.score_min, measure.score_max)
+        measure = self.spec.measure
+        bound = naive_bound(self.mean_lower, self.spec.shift(radius), measure.score_min, measure.score_max)
         return max(float(bound), measure.score_min)
 
     def radius(self, score: float, naive: bool = False) -> float:
-        """sup{R : bound(R) > score}, rounded down by at most 1e-9 sigma; 0.0 where bound(0) <= score.
+        """sup{R : bound(R) > score}, rounded down by at most 1e-9 sigma; 0.0 if bound(0) <= score.
 
         score: strictly inside the measure's range, else ValueError.
         """
-        if not self.rule.measure.score_min < score < self.rule.measure.score_max:
-            raise ValueError(f"score {score} is not strictly inside the range of {self.rule.measure.name}")
+        if not self.spec.measure.score_min < score < self.spec.measure.score_max:
+            raise ValueError(f"score {score} is not strictly inside the range of {self.spec.measure.name}")
         bound = self.naive_lower_bound if naive else self.lower_bound
         if not bound(0.0) > score:
             return 0.0
-        tolerance, high = RADIUS_TOLERANCE * self.rule.sigma, self.rule.sigma
+        tolerance, high = RADIUS_TOLERANCE * self.spec.sigma, self.spec.sigma
         while bound(high) > score:
             high *= 2
         root = brentq(lambda radius: bound(radius) - score, 0.0, high, xtol=tolerance / 4)
@@ -163,7 +171,7 @@ class Certificate:
 
     def without_cutoff(self) -> "Certificate":
         """The same certificate, never abstaining."""
-        return replace(self, rule=replace(self.rule, measure=replace(self.rule.measure, cutoff=-np.inf)))
+        return replace(self, spec=replace(self.spec, measure=replace(self.spec.measure, cutoff=-np.inf)))
 
 
 def _check_radius(radius: float) -> None:

@@ -1,5 +1,6 @@
 """`Smooth`: the smoothed classifier. Selection of a class, sampling of its scores, and the certificate."""
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -7,14 +8,19 @@ import torch
 from torch import nn
 
 from bounds import empirical_bernstein_lower
-from certificate import ABSTAIN, RADII, Certificate, Rule
+from certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from measures import MEASURES, Measure
 from noise import ESTIMATION, SELECTION, make_noise
 from sampler import Sampler, choose_device, retry_with_smaller_batch
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
-_cached_rule = lru_cache(Rule)  # its band and weights are the same for every image
+_cached_spec = lru_cache(CertificateSpec)  # its band and weights are the same for every image
+
+
+@lru_cache
+def _spec_of_noise(spec: CertificateSpec, float_noise: bool, delta: float) -> CertificateSpec:
+    return replace(spec, eta=spec.band.eta, float_noise=float_noise, delta=delta).prepare()
 
 
 class NonFiniteScores(ArithmeticError):
@@ -47,7 +53,7 @@ class Smooth:
                         alone, whose certificate it then is); compile: through torch.compile
     noise               integer, or float (see noise.py); round_images: certify the nearest 8-bit image
     early_abstain       give an image up as soon as it is clear that it will abstain; the row of a full run differs in
-                        at most one image of a million, but such a certificate bounds nothing
+                        at most one image of a million, but an early abstention carries no bound
     """
 
     def __init__(self, base_classifier: nn.Module, num_classes: int, sigma: float,
@@ -62,37 +68,42 @@ class Smooth:
         self.noise = make_noise(noise, self.sigma, device, round_images)
         self.sampler = Sampler(base_classifier, self.noise, device, precision, compile)
 
-    def certify(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *,
-                bound: str = "clopper_pearson", seed: int = 0, index: int = 0, radii: tuple[float, ...] = RADII,
-                kept_ranks: bool = False, eta: float | None = None) -> Certificate | tuple[Certificate, ...]:
+    def certify(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int, seed: int = 0,
+                bound: str = "clopper_pearson",
+                radii: tuple[float, ...] = RADII) -> Certificate | tuple[Certificate, ...]:
         """Certify an image x [C, H, W] from n0 samples that choose the class and n fresh ones that bound its score.
 
         With probability at least 1 - alpha over the sampling the certificate's bounds hold. The noise comes from
-        (seed, index, stage) alone: give every image an index of its own. Returns a Certificate, or a tuple of them
-        where confidence_measure is one. bound, kept_ranks, eta: see Rule. Raises NonFiniteScores, ValueError.
+        (seed, index, stage) alone: give every image an index of its own, or their certificates are not independent.
+        bound: one of BOUNDS; radii: in pixels of range [0, 1]. Returns a Certificate, or a tuple of them if
+        confidence_measure is one. Raises NonFiniteScores, ValueError.
         """
+        specs = [_cached_spec(measure, n, alpha, self.sigma, bound, tuple(radii)) for measure in self.measures]
+        certificates = self.certify_by(specs, x, n0, batch_size, index=index, seed=seed)
+        return certificates[0] if self.single else certificates
+
+    def certify_by(self, specs: Sequence[CertificateSpec], x: torch.Tensor, n0: int, batch_size: int, *, index: int,
+                   seed: int = 0) -> tuple[Certificate, ...]:
+        """`certify` by a given spec for each measure, all with the same n. Raises NonFiniteScores, ValueError."""
         if n0 < 1 or batch_size < 1:
             raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
-        radii = tuple(radii)
-        rules = [_cached_rule(measure, n, alpha, self.sigma, bound, radii, kept_ranks, eta, self.float_noise,
-                              self.noise.delta(x.numel()))
-                 for measure in self.measures]
-        for rule in rules:
-            rule.weights  # noqa: B018  (made and kept; refuses a bad n, alpha, bound or radius before any sampling)
+        n = specs[0].n
+        if [(spec.measure, spec.n, spec.sigma) for spec in specs] != [(m, n, self.sigma) for m in self.measures]:
+            raise ValueError("specs of other measures or another sigma, or of different n")
+        specs = [self.complete(spec, x) for spec in specs]
 
         def certificates(batch: int) -> tuple[Certificate, ...]:
-            classes, scores = self.sample(x, n0, n, batch, seed=seed, index=index)
+            classes, scores = self.sample(x, n0, n, batch, index=index, seed=seed)
             means = _finite_means(scores)
             if scores.shape[1] < n:
-                return tuple(map(Rule.abstention, rules, classes, means))
-            thresholds = [order_statistics(row, rule.band.ranks) for row, rule in zip(scores, rules, strict=True)]
-            return tuple(map(Rule.certificate, rules, classes, means, thresholds))
+                return tuple(map(CertificateSpec.abstention, specs, classes, means))
+            thresholds = [order_statistics(row, spec.band.ranks) for row, spec in zip(scores, specs, strict=True)]
+            return tuple(map(CertificateSpec.certificate, specs, classes, means, thresholds))
 
-        result = retry_with_smaller_batch(certificates, batch_size)
-        return result[0] if self.single else result
+        return retry_with_smaller_batch(certificates, batch_size)
 
-    def sample(self, x: torch.Tensor, n0: int, n: int, batch_size: int, *, seed: int = 0,
-               index: int = 0) -> tuple[list[int], torch.Tensor]:
+    def sample(self, x: torch.Tensor, n0: int, n: int, batch_size: int, *, index: int,
+               seed: int = 0) -> tuple[list[int], torch.Tensor]:
         """For each measure, the class of the highest mean score over n0 samples, and n fresh scores of that class.
 
         The scores are float32 [measures, n] on the device, in the order of sampling; fewer on early abstention.
@@ -100,8 +111,8 @@ class Smooth:
         classes = self._select(x, n0, batch_size, (seed, index, SELECTION))
         return classes, self._scores(x, n, batch_size, (seed, index, ESTIMATION), classes)
 
-    def predict(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, seed: int = 0,
-                index: int = 0) -> Prediction:
+    def predict(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int,
+                seed: int = 0) -> Prediction:
         """Predict the class of the highest expected score, wrong with probability at most alpha, and bound that score.
 
         n0 samples choose a class c; on n >= 2 fresh ones, c is predicted if for every j != c the lower limit on
@@ -112,22 +123,24 @@ class Smooth:
             raise ValueError("prediction is by the expected pred_score")
         if n0 < 1 or batch_size < 1 or n < 2 or not 0 < alpha < 1:
             raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
-        delta = self.noise.delta(x.numel())
-        rule = Rule(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), float_noise=self.float_noise,
-                    delta=delta)
-        ranks = rule.band.ranks  # also refuses a bad n or alpha before any sampling
+        spec = self.complete(_cached_spec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,)), x)
+        ranks = spec.band.ranks
 
         def prediction(batch: int) -> Prediction:
             chosen, = self._select(x, n0, batch, (seed, index, SELECTION))
             scores, lead, variance = self._leads(x, n, batch, (seed, index, ESTIMATION), chosen)
-            limits = empirical_bernstein_lower(lead, variance, n, alpha, score_range=2.0) - 2.0 * delta
+            limits = empirical_bernstein_lower(lead, variance, n, alpha, score_range=2.0) - 2.0 * spec.delta
             wins = np.delete(limits, chosen).min() > 0
-            below = rule.certificate(chosen, 0.0, order_statistics(scores, ranks)).lower_bound(0.0)
+            below = spec.certificate(chosen, 0.0, order_statistics(scores, ranks)).lower_bound(0.0)
             mirrored = 1.0 - order_statistics(scores, n + 1 - ranks[::-1])[::-1].astype(np.float64)
-            above = 1.0 - rule.certificate(chosen, 0.0, mirrored).lower_bound(0.0)
+            above = 1.0 - spec.certificate(chosen, 0.0, mirrored).lower_bound(0.0)
             return Prediction(chosen if wins else ABSTAIN, chosen, below, above)
 
         return retry_with_smaller_batch(prediction, batch_size)
+
+    def complete(self, spec: CertificateSpec, x: torch.Tensor) -> CertificateSpec:
+        """A spec with what this noise and the size of x add to it. Raises ValueError for a bad n, alpha or radius."""
+        return _spec_of_noise(spec.prepare(), self.float_noise, self.noise.delta(x.numel()))
 
     def _softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]):
         for softmax in self.sampler.softmax(x, count, batch, key):

@@ -1,4 +1,4 @@
-"""The data sets: their constants, and where their images come from.
+"""The data sets: their constants, and the sources of their images.
 
 cifar10   torchvision's CIFAR10 in ./dataset_cache, downloaded at first use. The 500 test images with indices
           0, 20, 40, ... come with the repository and serve any request for these alone.
@@ -27,7 +27,7 @@ class DatasetInfo:
     num_classes: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    train_size: int | None  # images in the split, or None where the files decide
+    train_size: int | None  # images in the split, or None if the files decide
     test_size: int | None
 
 
@@ -54,7 +54,7 @@ def requested_indices(size: int, skip: int, stop: int) -> range:
 def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[ImageSet, range]:
     """The images of a split under the test transform, and the indices that --skip and --max request of it.
 
-    Raises InputError where the data are neither there nor downloadable.
+    Raises InputError if the data are neither present nor downloadable.
     """
     if name == "cifar10":
         size = INFO[name].train_size if split == "train" else INFO[name].test_size
@@ -93,16 +93,22 @@ def cifar10_tensors(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
-    """$IMAGENET_DIR/`part` as an ImageFolder. Raises InputError where it is not there or has too many classes."""
+    """$IMAGENET_DIR/`part` as an ImageFolder. Raises InputError if it is missing or has not ImageNet's 1,000 classes.
+
+    A class folder may be empty, as in a subset of the images: the labels are the places of all folders in their order.
+    """
     root = os.environ.get("IMAGENET_DIR")
     if not root:
         raise InputError("set IMAGENET_DIR to ImageNet's folder (with train/ and val/ in it)")
     try:
-        folder = datasets.ImageFolder(os.path.join(root, part), transform)
+        folder = datasets.ImageFolder(os.path.join(root, part), transform, allow_empty=True)
     except OSError as error:
         raise InputError(f"IMAGENET_DIR: {error}") from None
-    if len(folder.classes) > INFO["imagenet"].num_classes:
-        raise InputError(f"IMAGENET_DIR: {len(folder.classes)} class folders in {part}/, more than ImageNet's")
+    if len(folder.classes) != (expected := INFO["imagenet"].num_classes):
+        raise InputError(f"IMAGENET_DIR: {len(folder.classes)} class folders in {part}/, not {expected}: labels would "
+                         "be wrong (a class without images needs an empty folder)")
+    if not folder.samples:
+        raise InputError(f"IMAGENET_DIR: no image in {part}/")
     return folder
 
 

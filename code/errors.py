@@ -1,7 +1,11 @@
-"""How a program of this project ends: with one line on stderr where it refuses or is stopped, never a traceback."""
+"""How a program of this project ends: with one line on stderr if it refuses or is stopped, never a traceback.
+
+CERTIFY_DEBUG=1 in the environment shows the traceback of an unexpected OSError.
+"""
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 
@@ -30,13 +34,15 @@ def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
         signal.signal(signum, _stop)
     try:
         status = main() or 0
-        if sys.stdout is not None:  # it is None where the caller closed it
+        if sys.stdout is not None:  # it is None if the caller closed it
             sys.stdout.flush()
         return status
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except OSError as error:  # of stdout, above all: what could not be written is not tried again at the exit
+        if os.environ.get("CERTIFY_DEBUG") == "1":
+            traceback.print_exc()
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # who reads it (head, say) has seen enough

@@ -1,6 +1,6 @@
 """Confidence measures: what one noisy sample says of each class, from the softmax of its logits.
 
-A measure is written with tensor methods alone, so that it runs where the scores are (NumPy-free, on any device).
+A measure is written with tensor methods alone, so that it runs on the scores' own device, without NumPy.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Measure:
     """A confidence measure (Kumar et al. 2020, section 3).
 
     score_min, score_max   the range of a score
-    cutoff                 the smoothed classifier abstains where its bound at radius 0 is below it
+    cutoff                 the smoothed classifier abstains if its bound at radius 0 is below it
     transform              softmax [..., classes] -> scores [..., classes], both tensors
     """
 
@@ -28,6 +28,11 @@ class Measure:
         return self.score_max - self.score_min
 
 
+def _pred_score(softmax):
+    """The softmax itself."""
+    return softmax
+
+
 def _margin(softmax):
     """s_c - max_{j != c} s_j for every class c; 0 for classes that share the highest softmax."""
     highest = softmax.topk(2, dim=-1).values
@@ -36,6 +41,6 @@ def _margin(softmax):
 
 
 MEASURES = {
-    "pred_score": Measure("pred_score", 0.0, 1.0, 0.5, lambda softmax: softmax),
+    "pred_score": Measure("pred_score", 0.0, 1.0, 0.5, _pred_score),
     "margin": Measure("margin", -1.0, 1.0, 0.0, _margin),
 }

@@ -3,8 +3,8 @@
     python code/radius.py OUTFILE.scores RADII.tsv --score 0.5
     python code/radius.py OUTFILE.scores 'radii_{score}.tsv' --score 0.3 0.5 0.7 --bound dkw
 
-OUTFILE.scores is what `certify.py --save_scores` left beside its OUTFILE. The file has one row an image, in the format
-of Cohen et al. (2019): idx label predict radius correct time, with radius = sup{R : bound(R) > SCORE}; predict -1 where
+OUTFILE.scores is what `certify.py --save_scores` left beside its OUTFILE. The file has one row per image, in the format
+of Cohen et al. (2019): idx label predict radius correct time, with radius = sup{R : bound(R) > SCORE}; predict -1 if
 the bound at the image itself is not above SCORE. Scores may be chosen after looking at the results; another band than
 the run's is a statement of its own, and to claim the better of two costs the sum of their alphas.
 """
@@ -14,13 +14,14 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
-from certificate import ABSTAIN, BOUNDS
+from certificate import BOUNDS
 from errors import InputError, run
-from runs.log import check_rule, exactly, round_down
-from runs.output import RunOutput
-from runs.radii import COLUMNS, NAIVE, Row, parse_radii
-from runs.record import start_of_run
-from runs.scores import SavedScores, read_scores
+from formats.radii import COLUMNS, NAIVE, Row, parse_radii
+from formats.rows import round_down, shortest
+from formats.scores import SavedScores, read_scores
+from job.checks import check_spec
+from job.output import ResumableLog
+from job.settings import settings_of, start_of_run
 
 PLACE = "{score}"
 
@@ -28,46 +29,47 @@ PLACE = "{score}"
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", help="OUTFILE.scores of a run with --save_scores")
-    parser.add_argument("outfile", help="the table of radii; with {score} in its name where there are several scores")
+    parser.add_argument("outfile", help="the table of radii; with {score} in its name if there are several scores")
     parser.add_argument("--score", type=float, nargs="+", required=True, metavar="S",
-                        help="certified: the bound on the expected score is strictly above it")
-    parser.add_argument("--bound", choices=(*BOUNDS, NAIVE), help="default: the run's band (another is post hoc)")
-    parser.add_argument("--overwrite", action="store_true", help="start anew; the old file is kept as OUTFILE.bak")
+                        help="certified: the bound on the expected score is strictly above it; strictly between the "
+                             "measure's limits, 0 and 1 for pred_score, -1 and 1 for margin")
+    parser.add_argument("--bound", choices=(*BOUNDS, NAIVE),
+                        help="dkw needs an alpha of 0.5 at most (default: the run's band; another is post hoc)")
+    parser.add_argument("--overwrite", action="store_true", help="start over; the old file is kept as OUTFILE.bak")
     return parser.parse_args()
 
 
 def check_arguments(args: argparse.Namespace, saved: SavedScores) -> None:
     """Raise InputError for scores that have no radius."""
-    measure = saved.rule.measure
+    measure = saved.spec.measure
     for score in args.score:
         if not measure.score_min < score < measure.score_max:
-            raise InputError(f"--score {exactly(score)} is not strictly between {measure.score_min:g} and "
+            raise InputError(f"--score {shortest(score)} is not strictly between {measure.score_min:g} and "
                              f"{measure.score_max:g}, the range of {measure.name}")
     if len(set(args.score)) < len(args.score) or len(args.score) > 1 and PLACE not in args.outfile:
-        raise InputError(f"--score: each score once, and OUTFILE must contain {PLACE} where there are several")
+        raise InputError(f"--score: each score once, and OUTFILE must contain {PLACE} if there are several")
 
 
 def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> float:
     """Write the table of one score, and return the average certified radius (0 for a wrong class or none)."""
-    own = saved.rule
+    own = saved.spec
     bound = args.bound or own.bound
-    rule = own if bound in (own.bound, NAIVE) else replace(own, bound=bound, eta=None)
-    check_rule(rule)
-    settings = {**saved.settings, "program": "radius", "bound": bound, "score": score, "scores_sha256": saved.sha256,
-                "post_hoc": bound != own.bound}
-    outfile = args.outfile.replace(PLACE, exactly(score))
+    spec = check_spec(own if bound in (own.bound, NAIVE) else replace(own, bound=bound, eta=None))
+    settings = {**saved.settings, **settings_of(args, program="radius", bound=bound, score=score,
+                                                scores_sha256=saved.sha256, post_hoc=bound != own.bound)}
+    outfile = args.outfile.replace(PLACE, shortest(score))
     saved.refuse_own_files(outfile)
-    output = RunOutput(outfile, settings, start_of_run(vars(args)), COLUMNS,
-                       parse_radii, overwrite=args.overwrite)
+    log = ResumableLog(outfile, settings, start_of_run(args), COLUMNS, parse_radii, eta=spec.band.eta,
+                       overwrite=args.overwrite)
     total, lines = 0.0, []
-    with closing(output):
-        for index, label, certificate in saved.certificates(rule):
+    with closing(log):
+        for index, label, certificate in saved.certificates(spec):
             start = time.perf_counter()
             radius = certificate.radius(score, naive=bound == NAIVE)
-            row = Row(index, label, certificate.chosen if radius > 0 else ABSTAIN, radius, time.perf_counter() - start)
+            row = Row.of(index, label, certificate, radius, time.perf_counter() - start)
             total += row.correct * row.radius
             lines.append((index, row.line()))
-        output.complete(lines, rule.band.eta, saved.non_finite)
+        log.complete(lines, saved.non_finite)
     return total / (len(saved.records) + len(saved.non_finite))
 
 
@@ -76,8 +78,8 @@ def main() -> None:
     saved = read_scores(args.scores)
     check_arguments(args, saved)
     for score in args.score:
-        print(f"average certified radius at score {exactly(score)}: {round_down(write_radii(args, saved, score))}")
+        print(f"average certified radius at score {shortest(score)}: {round_down(write_radii(args, saved, score))}")
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "stopped; the same command goes on"))
+    sys.exit(run(main, "stopped; the same command resumes"))

@@ -21,7 +21,7 @@ PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError where it is not there."""
+    """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError if it is not available."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         if device.type in ("cpu", "cuda"):
@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
             return device
     except (RuntimeError, AssertionError):  # PyTorch's words for "no such device" run over several lines
         pass
-    raise InputError(f"device {name!r} is not to be had here")
+    raise InputError(f"device {name!r} is not available")
 
 
 def forward_size(device_type: str, height: int, width: int, batch: int) -> int:
@@ -104,7 +104,7 @@ class Sampler:
 
 
 def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
-    """`network` with BatchNorm folded into its convolutions, or as it is where torch.fx cannot trace it.
+    """`network` with BatchNorm folded into its convolutions, or as it is if torch.fx cannot trace it.
 
     The trace only finds each BatchNorm that a convolution alone feeds: what runs is the module's own code, so that
     nothing in it (a random draw, say) is frozen to its value in the trace.

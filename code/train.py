@@ -24,8 +24,8 @@ import datasets
 from architectures import ARCHITECTURES, build_network, initialise, load_state, read_checkpoint
 from consistency import consistency_loss
 from errors import InputError, run
+from files import write_whole
 from noise import TRAINING_EPOCHS, TRAINING_SEEDS, training_seed
-from runs.newfile import write_whole
 from sampler import choose_device
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"

@@ -17,8 +17,8 @@ from PIL import Image
 
 from datasets import DATASETS, open_images
 from errors import InputError, run
-from runs.figures import check_figure_path, new_figure, save_figure
-from runs.newfile import refuse_existing, write_new
+from files import refuse_existing, write_new
+from report.figures import check_figure_path, new_figure, save_figure
 
 SCALE = {"cifar10": 8, "imagenet": 1}
 LARGEST_SIGMA = 1e6
@@ -28,13 +28,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("outdir", help="folder of the pictures")
-    parser.add_argument("index", type=int, metavar="IDX", help="of the test image")
-    parser.add_argument("sigmas", type=float, nargs="+", metavar="SIGMA", help="standard deviation, pixels in [0, 1]")
-    parser.add_argument("--scale", type=int, help="pixels of the picture for one of the image, a side "
+    parser.add_argument("index", type=int, metavar="IDX", help="index of the test image, 0 or above")
+    parser.add_argument("sigmas", type=float, nargs="+", metavar="SIGMA",
+                        help=f"standard deviation of the noise, pixels in [0, 1]; 0 to {LARGEST_SIGMA:g}")
+    parser.add_argument("--scale", type=int, help="pixels of the picture for one of the image, per side; 1 to 64 "
                                                   f"(default: {SCALE['cifar10']} for cifar10, 1 for imagenet)")
-    parser.add_argument("--strip", metavar="FILE", help="also all of them side by side: .png, .pdf or .svg")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
+    parser.add_argument("--strip", metavar="FILE",
+                        help="also draw all of them side by side: .png, .pdf or .svg (default: do not)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise, 0 to 2^32 - 1 (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing pictures")
     args = parser.parse_args()
     args.scale = SCALE[args.dataset] if args.scale is None else args.scale
     return args
@@ -54,7 +56,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def picture_paths(args: argparse.Namespace) -> list[Path]:
-    """Where the picture of each sigma goes. Raises InputError where two would share a file, or one is there."""
+    """The path of each sigma's picture. Raises InputError if two would share a file, or one exists."""
     paths = [Path(args.outdir) / f"{args.index}_{round(100 * sigma)}.png" for sigma in args.sigmas]
     everything = paths + ([Path(args.strip)] if args.strip is not None else [])
     if len({path.absolute() for path in everything}) < len(everything):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Certifies 500 CIFAR-10 test images at each noise level (both measures from one pass, scores saved), and certifies them
-# again with the paper's DKW band. Repeating it goes on where it stopped.
+# again with the paper's DKW band. Repeating it resumes from the rows that are done.
 # With a GPU: NETWORK=resnet110 N=100000 OPTIONS="--compile" bash scripts/certify_cifar10.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -7,7 +7,7 @@
 #SBATCH --time=12:00:00
 #SBATCH --signal=TERM@120
 # One log from several nodes under SLURM: `sbatch scripts/certify_slurm.sh cifar10 CHECKPOINT 0.25 OUTFILE [options]`,
-# with the arguments of code/certify.py. Submitted again, it goes on where the last job stopped.
+# with the arguments of code/certify.py. Submitted again, it resumes from the rows that are done.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a CIFAR-10 network at each noise level; a training that was stopped goes on.
+# Trains a CIFAR-10 network at each noise level; a training that was stopped is resumed.
 # As it stands: Cohen et al.'s training of a ResNet-110, for a GPU. The bundled ResNet-20 networks were trained with
 #   ARCH=cifar_resnet20 OPTIONS="--epochs 24 --batch 128 --lr 0.2 --schedule one_cycle --amp" bash scripts/train_cifar10.sh
 set -euo pipefail

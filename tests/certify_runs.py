@@ -64,31 +64,37 @@ def arguments(checkpoint, out, *options, stop=240) -> tuple:
     return "cifar10", checkpoint, 0.25, out, *OPTIONS, "--max", stop, *options
 
 
-def certify(*args, network=None, patches=None) -> subprocess.CompletedProcess:
-    """Run code/certify.py as __main__ in this process. network: used instead of the checkpoint's (None: the tiny one).
-
-    network may also be "real": the checkpoint's own. patches: more things to replace, by name.
-    """
-    replace = dict(patches or {})
-    if network != "real":
-        loaded = tiny_network() if network is None else network
-        replace["runs.job.load_checkpoint"] = lambda path, dataset: (loaded, {"arch": "tiny"})
+def call_program(program, *args, patches=None) -> subprocess.CompletedProcess:
+    """Run a program as __main__ in this process. patches: things to replace, by name."""
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     out, err = io.StringIO(), io.StringIO()
     with ExitStack() as stack:
-        for name, value in replace.items():
+        for name, value in (patches or {}).items():
             stack.enter_context(patch(name, value))
-        stack.enter_context(patch.object(sys, "argv", ["certify.py", *map(str, args)]))
+        stack.enter_context(patch.object(sys, "argv", [Path(program).name, *map(str, args)]))
+        stack.enter_context(patch.object(sys, "path", sys.path[:]))
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
         try:
-            runpy.run_path(str(CODE / "certify.py"), run_name="__main__")
-            raise AssertionError("certify.py ended without an exit status")
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+            raise AssertionError(f"{program} ended without an exit status")
         except SystemExit as end:
             return subprocess.CompletedProcess(args, end.code, out.getvalue(), err.getvalue())
         finally:
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
+
+
+def certify(*args, network=None, patches=None) -> subprocess.CompletedProcess:
+    """call_program for code/certify.py. network: used instead of the checkpoint's (None: the tiny one).
+
+    network may also be "real": the checkpoint's own.
+    """
+    replace = dict(patches or {})
+    if network != "real":
+        loaded = tiny_network() if network is None else network
+        replace["job.run.load_checkpoint"] = lambda path, dataset: (loaded, {"arch": "tiny"})
+    return call_program(CERTIFY, *args, patches=replace)
 
 
 def _child(args: tuple, errors: str, network, file_size: int | None) -> None:

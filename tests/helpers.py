@@ -60,6 +60,12 @@ def fake_checkpoint(path, arch="cifar_resnet20", dataset="cifar10", seed=0, chan
     return Path(path)
 
 
+def fill_class_folders(part) -> None:
+    """Add empty class folders, later in the alphabet than any of ImageNet's, to make them 1,000."""
+    for number in range(1000 - len(list(Path(part).iterdir()))):
+        (Path(part) / f"z{number:03d}").mkdir()
+
+
 def read_rows(path) -> list[dict[str, str]]:
     """The rows of a log as dictionaries of strings, in file order (a plain reader, not the program's own)."""
     header, *lines = Path(path).read_text().splitlines()

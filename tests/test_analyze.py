@@ -1,4 +1,4 @@
-"""code/analyze.py and code/runs/radii.py: tables parsed back, curves, pictures, and what is refused."""
+"""code/analyze.py and code/formats/radii.py: tables parsed back, curves, pictures, and what is refused."""
 import csv
 import json
 import re
@@ -10,13 +10,15 @@ import matplotlib
 import numpy as np
 import pandas
 import pytest
-from helpers import CODE, DATA, assert_refused, read_rows, run_program
+from helpers import CODE, DATA, ROOT, assert_refused, read_rows, run_program
 
 import analyze
 from errors import InputError
-from runs.radii import COLUMNS, Row, is_radius_file, parse_radii, read_recorded_radii
+from formats.radii import COLUMNS, Row, is_radius_file, parse_radii, read_recorded_radii
+from formats.scores import read_scores
 
 MARGIN = DATA / "published_cifar10_margin_noise_0.25"
+SCORES = str(ROOT / "log_files" / "cifar10_resnet20" / "pred_score" / "noise_0.25.scores")
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 PUBLISHED = ["0.7540", "0.5860", "0.3560", "0.0000", "0.0000", "0.0000", "0.0000"]  # of MARGIN above 0, CDF bound
 HEADER = "\t".join(COLUMNS) + "\n"
@@ -41,7 +43,7 @@ def write_record(path, **settings):
 def write_radii(path, count=40, seed=0, **settings):
     """A radius file of `count` images, and its record where there are settings."""
     random = np.random.default_rng(seed)
-    rows = [Row(20 * i, int(label), int(label), float(radius), 1.5) for i, (label, radius) in
+    rows = [Row(20 * i, int(label), int(label), float(radius), seconds=1.5) for i, (label, radius) in
             enumerate(zip(random.integers(10, size=count), random.exponential(0.5, count), strict=True))]
     rows[3] = Row(60, 4, 5, 0.9)
     rows[4] = Row(80, 4, -1, 0.0)
@@ -120,16 +122,53 @@ def test_curves(tmp_path):
     """A log: one colour, solid with the CDF and dashed without. A radius file: steps at its radii, exactly."""
     radii = write_radii(tmp_path / "radii", score=0.0)
     figure = analyze.draw(sources(MARGIN, radii, score=[0.0]), [0.0])
-    solid, dashed, steps = figure.axes[0].get_lines()
+    solid, marks, dashed, _, steps = figure.axes[0].get_lines()
     assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
     assert solid.get_color() == dashed.get_color() != steps.get_color()
     assert solid.get_xdata().tolist() == dashed.get_xdata().tolist() == RADII
     assert solid.get_ydata() == pytest.approx(accuracy(MARGIN, 0, "exp_cdf"))
     assert dashed.get_ydata() == pytest.approx(accuracy(MARGIN, 0, "exp"))
+    assert solid.get_drawstyle() == dashed.get_drawstyle() == "steps-pre"  # at R - 0.01 the bound at R, not more
+    assert (marks.get_linestyle(), marks.get_marker()) == ("None", "o") and marks.get_xdata().tolist() == RADII
     values = pandas.read_csv(radii, sep="\t")
     certified = values.radius[values.correct == 1].to_numpy()
     assert steps.get_xdata() == pytest.approx([0, *sorted(certified)]) and steps.get_drawstyle() == "steps-post"
     assert steps.get_ydata() == pytest.approx([(certified > x).sum() / len(values) for x in steps.get_xdata()])
+
+
+def test_a_log_that_begins_above_0(tmp_path):
+    """Its bound at the first radius also holds at 0."""
+    log = tmp_path / "log"
+    log.write_text("idx\tlabel\tpredict\texp_cdf_50\texp_50\tcorrect\ttime\n0\t3\t3\t0.7\t0.6\t1\t0:00:01\n")
+    for line in analyze.draw(sources(log, score=[0.5]), [0.5]).axes[0].get_lines()[::2]:
+        assert line.get_xdata() == pytest.approx([0.0, 0.5]) and line.get_ydata() == pytest.approx([1.0, 1.0])
+
+
+def test_saved_scores(tmp_path, monkeypatch, capsys):
+    """Exact curves of both bounds: the bound of each image at each radius, above and at the score, decides."""
+    saved = read_scores(SCORES)
+    images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(saved.spec)]
+    radii = np.array([0.0, 0.1, 0.333, 0.5, 0.71])
+    curves = sources(SCORES, score=[0.3])[0].curves[0.3]
+    for cdf, bound in ((True, "lower_bound"), (False, "naive_lower_bound")):
+        certified = [np.mean([right and getattr(found, bound)(radius) > 0.3 for found, right in images])
+                     for radius in radii]
+        assert [curves[cdf].at(radius) for radius in radii] == pytest.approx(certified, abs=1e-12)
+        assert certified[0] > certified[2] > certified[-1]
+    solid, dashed = analyze.draw(sources(SCORES, score=[0.3]), [0.3]).axes[0].get_lines()
+    assert solid.get_drawstyle() == dashed.get_drawstyle() == "steps-post" and len(solid.get_xdata()) > 100
+    call(monkeypatch, SCORES, "--score", 0.3, "--table", "csv")
+    _, row, _ = parse_table(capsys.readouterr().out, "csv")
+    assert row[3:] == [f"{curves[True].at(radius):.4f}" for radius in RADII]
+
+
+def test_a_log_is_nowhere_above_its_saved_scores():
+    """At the measure's cutoff both count the same images: equal at the columns' radii, and below between them."""
+    log, exact = (source.curves[0.5] for source in sources(SCORES.removesuffix(".scores"), SCORES, score=[0.5]))
+    for cdf in (True, False):
+        assert [log[cdf].at(radius) for radius in RADII] == pytest.approx([exact[cdf].at(radius) for radius in RADII])
+        for low, high in zip(RADII, RADII[1:], strict=False):
+            assert all(log[cdf].at(high) <= exact[cdf].at(radius) for radius in np.linspace(low, high, 9)[1:])
 
 
 @pytest.mark.parametrize("scores", [[0.0], [0.0, 0.3, 0.6]], ids=len)
@@ -190,6 +229,8 @@ def test_refusal_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("args, words", [
     ([MARGIN, "--table", "csv"], "give --score"),
+    ([SCORES, "--table", "csv"], "give --score"),
+    ([SCORES, "--score", "1", "--table", "csv"], "not strictly between 0 and 1"),
     ([MARGIN, "--score", "nan", "--table", "csv"], "--score"),
     ([MARGIN, "--score", "0", "0", "--table", "csv"], "--score"),
     ([MARGIN, "--score", "0", "--out", "plot.jpg"], "plot.jpg"),
@@ -231,7 +272,7 @@ def test_radius_file_round_trip(tmp_path):
 
 
 def test_radius_rows():
-    abstention, row = Row(0, 4, -1, 0.0, 1.0), Row(7, 4, 4, 0.123456789, 61.5)
+    abstention, row = Row(0, 4, -1, 0.0, seconds=1.0), Row(7, 4, 4, 0.123456789, seconds=61.5)
     assert abstention.line() == "0\t4\t-1\t0.0\t0\t0:00:01\n"
     assert row.line() == f"7\t4\t4\t0.12345678\t1\t{timedelta(seconds=61.5)}\n"
     table = parse_radii("f", (HEADER + row.line() + abstention.line() + "9\t").encode())
@@ -248,7 +289,7 @@ def test_radius_rows():
     (HEADER + "0\t1\t2\t0.5\t1\t0:00:01\n", ":2: correct is '1'"),
     (HEADER + "0\t1\t1\t0.5\t1\t1 s\n", ":2: time"),
     (HEADER + "0\t1\t1\t0.5\t1\n", ":2: 5 fields"),
-    (HEADER + 2 * "0\t1\t1\t0.5\t1\t0:00:01\n", ":3: index 0 stands in it twice"),
+    (HEADER + 2 * "0\t1\t1\t0.5\t1\t0:00:01\n", ":3: index 0 occurs twice"),
     (HEADER, "no complete row"),
 ])
 def test_damaged_radius_file(text, words, tmp_path):

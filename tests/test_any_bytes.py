@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from errors import InputError
-from runs.log import columns, parse_log, read_log
-from runs.output import RunOutput
-from runs.record import read_record, read_recorded_log
-from runs.scores import describe_dtype, read_scores, scores_dtype
+from formats.log import columns, parse_log, read_log, read_recorded_log
+from formats.record import read_record
+from formats.scores import describe_dtype, read_scores, scores_dtype
+from job.output import ResumableLog
 
 N = 8
 RADII = (0.0, 0.5)
@@ -154,7 +154,7 @@ def try_log(folder, data: bytes) -> None:
 
 def open_output(path: str) -> None:
     """What certify.py does with a log and its record before it writes anything."""
-    RunOutput(path, SETTINGS, {}, columns(RADII), parse_log).close()
+    ResumableLog(path, SETTINGS, {}, columns(RADII), parse_log).close()
 
 
 def try_record(folder, data: bytes) -> None:
@@ -177,7 +177,7 @@ def try_certificates(saved) -> None:
     if saved is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            rows = [(index, *certificate) for index, _, certificate in saved.certificates(saved.rule)]
+            rows = [(index, *certificate) for index, _, certificate in saved.certificates(saved.spec)]
         assert [row[0] for row in rows] == saved.records["idx"].tolist()
         assert all(np.isfinite(row[2] + row[3]).all() for row in rows)
 
@@ -232,7 +232,7 @@ def test_the_valid_files_are_read(tmp_path):
     path = str(valid_run(tmp_path) / "log")
     assert read_recorded_log(path)[0].indices == [0, 20, 40]
     saved = read_scores(path)
-    assert [certificate.prediction for _, _, certificate in saved.certificates(saved.rule)] == [3, 3, 1]
+    assert [certificate.prediction for _, _, certificate in saved.certificates(saved.spec)] == [3, 3, 1]
     try_log(tmp_path, LOG)
     try_record(tmp_path, json.dumps(RECORD).encode())
     try_scores(tmp_path, SCORES.tobytes())

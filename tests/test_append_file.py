@@ -6,7 +6,7 @@ import os
 import pytest
 
 from errors import InputError, Stopped
-from runs.output import AppendFile, RunOutput
+from job.output import AppendFile, ResumableLog
 
 
 @pytest.fixture
@@ -74,6 +74,22 @@ def test_one_writer(file, tmp_path):
     assert (tmp_path / "log").read_bytes() == b"first\n"
 
 
+@pytest.mark.parametrize("number, words", [
+    (errno.EWOULDBLOCK, "another run is writing it"), (errno.ENOLCK, "its file system has no locks"),
+    (errno.ENOSYS, "its file system has no locks"), (errno.ENOTSUP, "its file system has no locks"),
+    (errno.EIO, "cannot be locked")])
+def test_why_a_file_is_not_locked(number, words, tmp_path, monkeypatch):
+    """Only EWOULDBLOCK means another run; a file system without locks is named as the reason. No file is left open."""
+    def flock(fd, how):
+        raise OSError(number, os.strerror(number))
+
+    open_before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match=f"log: {words}"):
+        AppendFile(str(tmp_path / "log"))
+    assert len(os.listdir("/proc/self/fd")) == len(open_before)
+
+
 def test_a_file_replaced_while_it_is_opened(tmp_path, monkeypatch):
     """Between the opening and the lock another run may have set the file aside: its rows would go into the backup."""
     path, flock = tmp_path / "log", fcntl.flock
@@ -109,8 +125,8 @@ def test_folders_are_made(tmp_path):
 def test_a_refused_overwrite(tmp_path, monkeypatch):
     """Where another run takes the name just after the old log was set aside, that is said, not a second error."""
     (tmp_path / "log").write_text("old\n")
-    import runs.output
-    real = runs.output.set_aside
+    import job.output
+    real = job.output.set_aside
 
     def set_aside(path):
         backup = real(path)
@@ -119,8 +135,8 @@ def test_a_refused_overwrite(tmp_path, monkeypatch):
         return backup
 
     taken = []
-    monkeypatch.setattr(runs.output, "set_aside", set_aside)
+    monkeypatch.setattr(job.output, "set_aside", set_aside)
     with pytest.raises(InputError, match="another run"):
-        RunOutput(str(tmp_path / "log"), {}, {}, [], lambda path, data: None, overwrite=True)
+        ResumableLog(str(tmp_path / "log"), {}, {}, [], lambda path, data: None, overwrite=True)
     assert (tmp_path / "log").read_bytes() == b"another run's\n" and (tmp_path / "log.bak").read_text() == "old\n"
     taken[0].close()

@@ -11,7 +11,7 @@ import torch
 from helpers import ROOT, fake_checkpoint, random_network
 from torch import nn
 
-from certificate import Rule
+from certificate import CertificateSpec
 from errors import InputError
 from measures import MEASURES
 
@@ -41,10 +41,10 @@ def markdown_rows(text, first_cell):
 @pytest.mark.parametrize("n", [500, 20_000])
 def test_plain_bounds_are_the_dkw_bounds(n):
     scores = np.random.default_rng(n).beta(5, 1, n).astype(np.float32)
-    rule = Rule(MEASURES["pred_score"], n, 0.001, 0.25, "dkw", radii=(0.0, 0.5))
-    ours = rule.certificate(0, float(scores.mean()), np.sort(scores)[rule.band.ranks - 1]).exp_cdf
+    spec = CertificateSpec(MEASURES["pred_score"], n, 0.001, 0.25, "dkw", radii=(0.0, 0.5))
+    ours = spec.certificate(0, float(scores.mean()), np.sort(scores)[spec.band.ranks - 1]).exp_cdf
     assert ours[0] > 0.5
-    np.testing.assert_allclose(plain_loop.plain_bounds(scores, 0.25, 0.001, rule.radii), ours, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(plain_loop.plain_bounds(scores, 0.25, 0.001, spec.radii), ours, rtol=0, atol=1e-9)
 
 
 def test_plain_scores_are_the_softmax():
@@ -103,8 +103,8 @@ def test_variant():
 def test_sampling_report(monkeypatch, tmp_path, capsys):
     """All variants of one network at tiny sizes (nothing is compiled), printed and written; nothing is overwritten."""
     eager = sampling.sampler_variant
-    monkeypatch.setattr(sampling, "sampler_variant", lambda network, x, device, precision, compile, batch, noise="integer": eager(
-        network, x, device, precision, False, batch))
+    monkeypatch.setattr(sampling, "sampler_variant", lambda network, x, device, precision, compile, *rest: eager(
+        network, x, device, precision, False, *rest))
     monkeypatch.setattr(sampling, "PLAIN_BATCH", {"cpu": {"cifar10": 4}})
     monkeypatch.setattr(sampling, "TRIED_BATCHES", {"cpu": {"cifar10": (2, 3)}})
     monkeypatch.setattr(sampling, "N", 300)

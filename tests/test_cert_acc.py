@@ -13,8 +13,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from helpers import ROOT, assert_refused, run_program
+from scipy.special import betaincinv
 from scipy.stats import binomtest
-from statsmodels.stats.proportion import proportion_confint
 
 from bounds import population_limit
 
@@ -51,6 +51,11 @@ def write_log(path, counts, rows=12, header=HEADER):
     lines.append("\t".join([str(20 * rows), "4", "3", *["0.9"] * len(counts), "0", "0:00:01"]) + "\n")
     path.write_text(header + "".join(lines))
     return path
+
+
+def limit_of(count, n, confidence):
+    """The one-sided Clopper-Pearson limit, as SciPy finds it: a root of the binomial test, not a quantile."""
+    return binomtest(count, n, alternative="greater").proportion_ci(confidence, method="exact").low
 
 
 def write_record(log, **settings):
@@ -137,7 +142,7 @@ def test_limits_against_statsmodels(confidence, tmp_path):
     rows = {row[1]: row[2:] for row in cells_of(result.stdout, "csv")}
     printed = rows["using cdf bound, population"] + rows["without cdf bound, population"]
     for cell, count in zip(printed, (280, 150, 3, 0), strict=True):
-        expected = proportion_confint(count, 300, alpha=2 * (1 - confidence), method="beta")[0] - 0.015
+        expected = limit_of(count, 300, confidence) - 0.015
         assert max(expected, 0) - 1.0001e-4 < float(cell) <= max(expected, 0)  # cut off, never rounded up
     assert rows["using cdf bound"] == ["0.9333", "0.5000"]
 
@@ -156,6 +161,18 @@ def test_coverage_of_the_population_limit(n, p, alpha, confidence):
     assert binomtest(wrong, trials, (1 - confidence) / 4, alternative="less").pvalue > UNLIKELY
 
 
+@pytest.mark.parametrize("n", [1, 2, 10, 500, 50000, 10 ** 7])
+@pytest.mark.parametrize("confidence", [1e-9, 0.5, 0.99, 1 - 1e-9, 1 - 1e-15])
+def test_limits_at_the_extremes(n, confidence):
+    """Never above the Beta quantile at the level asked for, nor below that at a level 2e-6 smaller, and never NaN."""
+    counts = np.unique(np.clip([0, 1, 2, n // 100, n // 2, n - n // 10, n - 1, n], 0, n))
+    limits = population_limit(counts, n, confidence, 0.0)
+    positive = counts[counts > 0]
+    lowest, exact = (betaincinv(positive, n - positive + 1.0, (1 - confidence) * part) for part in (1 - 2e-6, 1))
+    assert (limits[counts == 0] == 0).all() and np.isfinite(limits).all()
+    assert (limits[counts > 0] <= exact).all() and (limits[counts > 0] >= lowest * (1 - 1e-10)).all()
+
+
 def test_a_limit_never_falls_below_zero_or_above_the_fraction():
     limits = population_limit(np.arange(101), 100, 0.9, 0.01)
     assert limits[0] == 0 and (limits >= 0).all() and (limits <= np.arange(101) / 100).all()
@@ -169,7 +186,7 @@ def test_alpha_from_the_option(logs):
     write_record(logs[0], alpha=0.02)
     recorded = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--format", "csv")
     assert given.returncode == 0 and given.stdout == recorded.stdout
-    limit = proportion_confint(9, 12, alpha=0.2, method="beta")[0] - 0.02
+    limit = limit_of(9, 12, 0.9) - 0.02
     assert float(cells_of(given.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
 
 
@@ -178,7 +195,7 @@ def test_the_larger_alpha_counts(logs):
     write_record(logs[0], alpha=0.02)
     for option, alpha in ((0.1, 0.1), (0.001, 0.02)):
         result = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--alpha", option, "--format", "csv")
-        limit = proportion_confint(9, 12, alpha=0.2, method="beta")[0] - alpha
+        limit = limit_of(9, 12, 0.9) - alpha
         assert float(cells_of(result.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
 
 
@@ -190,7 +207,7 @@ def test_images_without_a_row_are_not_certified(logs):
     assert result.stderr == f"{logs[0]}: 3 images with non-finite scores have no row, and count as not certified\n"
     cells = cells_of(result.stdout, "csv")
     assert float(cells[1][2]) == 0.6
-    limit = proportion_confint(9, 15, alpha=0.2, method="beta")[0] - 0.02
+    limit = limit_of(9, 15, 0.9) - 0.02
     assert float(cells[2][2]) == pytest.approx(limit, abs=1e-4)
     assert "at radius 0.00 = 0.600000" in cert_acc(logs[0], 0.5).stdout
 

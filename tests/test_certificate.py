@@ -15,7 +15,7 @@ from scipy.stats import beta, norm
 from torch import nn
 
 from bounds import clopper_pearson_band, expected_score_bound
-from certificate import ABSTAIN, RADII, Certificate, Rule
+from certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from core import Smooth
 from measures import MEASURES
 
@@ -135,8 +135,8 @@ def test_soft_slab():
 def certificate_of(scores, measure="pred_score", bound="clopper_pearson", chosen=4, **changes) -> Certificate:
     """The certificate of given scores."""
     scores = np.sort(np.asarray(scores, dtype=np.float32))
-    rule = Rule(MEASURES[measure], len(scores), ALPHA, SIGMA, bound, **changes)
-    return rule.certificate(chosen, float(scores.mean(dtype=np.float64)), scores[rule.band.ranks - 1])
+    spec = CertificateSpec(MEASURES[measure], len(scores), ALPHA, SIGMA, bound, **changes)
+    return spec.certificate(chosen, float(scores.mean(dtype=np.float64)), scores[spec.band.ranks - 1])
 
 
 def confident_scores(measure="pred_score", n=1000):
@@ -205,7 +205,7 @@ def test_radius_of_a_bound_at_the_score():
     certificate = certificate_of(confident_scores())
     assert certificate.radius(certificate.lower_bound(0.0)) == 0.0
     assert certificate.radius(0.9999) == 0.0
-    assert certificate.rule.abstention(4, 0.2).radius(0.01) == 0.0
+    assert certificate.spec.abstention(4, 0.2).radius(0.01) == 0.0
 
 
 @pytest.mark.parametrize("measure, score", [
@@ -244,8 +244,8 @@ def test_cutoff_itself_is_enough():
     certificate = certificate_of(confident_scores())
     bound = certificate.lower_bound(0.0)
     for cutoff, prediction in ((bound, 4), (math.nextafter(bound, 1), ABSTAIN)):
-        rule = replace(certificate.rule, measure=replace(MEASURES["pred_score"], cutoff=cutoff))
-        assert replace(certificate, rule=rule).prediction == prediction
+        spec = replace(certificate.spec, measure=replace(MEASURES["pred_score"], cutoff=cutoff))
+        assert replace(certificate, spec=spec).prediction == prediction
 
 
 def test_without_cutoff():
@@ -263,7 +263,7 @@ def test_without_cutoff():
 @pytest.mark.parametrize("measure", ["pred_score", "margin"])
 def test_given_up_bounds_nothing(measure):
     """After early abstention nothing but the lower end of the range is certified, with the cutoff or without."""
-    certificate = certificate_of(confident_scores(measure), measure).rule.abstention(4, 0.2)
+    certificate = certificate_of(confident_scores(measure), measure).spec.abstention(4, 0.2)
     low = MEASURES[measure].score_min
     assert certificate.prediction == ABSTAIN
     assert certificate.lower_bound(0.0) == certificate.naive_lower_bound(0.0) == low
@@ -275,9 +275,9 @@ def test_given_up_bounds_nothing(measure):
 def test_nan_never_certifies(position):
     """A NaN among the thresholds makes every bound NaN, which is not at or above any cutoff."""
     scores = confident_scores().astype(np.float32)
-    rule = Rule(MEASURES["pred_score"], 1000, ALPHA, SIGMA, "dkw")  # at 1000 samples every rank is a threshold
+    spec = CertificateSpec(MEASURES["pred_score"], 1000, ALPHA, SIGMA, "dkw")  # at n = 1000 every rank counts
     scores[position] = np.nan
-    certificate = rule.certificate(4, 0.95, scores)
+    certificate = spec.certificate(4, 0.95, scores)
     assert certificate.prediction == ABSTAIN
     assert set(certificate.exp_cdf + certificate.exp) == {0.0}
     assert certificate.without_cutoff().prediction == ABSTAIN
@@ -285,13 +285,14 @@ def test_nan_never_certifies(position):
 
 
 def test_unknown_bound():
-    """A rule with another bound cannot be used."""
+    """A spec with another bound cannot be used."""
     with pytest.raises(ValueError, match="unknown bound"):
         certificate_of([0.9] * 10, bound="hoeffding")
 
 
 def test_no_torch():
     """Logs and tables are read without torch, whose import takes seconds."""
-    result = run_program("-c", "import sys; sys.path.insert(0, 'code'); import certificate, runs.log, runs.scores\n"
+    names = "certificate, formats.log, formats.scores, job.output, job.checks"
+    result = run_program("-c", f"import sys; sys.path.insert(0, 'code'); import {names}\n"
                                "sys.exit('torch' in sys.modules)")
     assert result.returncode == 0, result.stderr

@@ -17,6 +17,7 @@ from helpers import (
     DEMO_CHECKPOINT,
     PUBLISHED_LOG,
     fake_checkpoint,
+    fill_class_folders,
     read_rows,
     run_program,
     without_time,
@@ -109,13 +110,13 @@ def test_skip_does_not_matter(demo, tmp_path):
 
 def test_rounding(tmp_path):
     """What is printed is the certificate's own bound, rounded down to 6 significant digits or more."""
-    made, original = [], Smooth.certify
+    made, original = [], Smooth.certify_by
 
     def spy(self, *args, **kwargs):
         made.append(original(self, *args, **kwargs))
         return made[-1]
 
-    assert certify(*command(tmp_path), network="real", patches={"core.Smooth.certify": spy}).returncode == 0
+    assert certify(*command(tmp_path), network="real", patches={"core.Smooth.certify_by": spy}).returncode == 0
     for number, measure in enumerate(MEASURES):
         found = read_rows(tmp_path / measure)
         assert len(found) == len(made) == 5
@@ -181,7 +182,7 @@ import certify
 from core import Smooth
 from errors import run
 
-calls, original = [0], Smooth.certify
+calls, original = [0], Smooth.certify_by
 
 def wait(condition):
     while not condition():
@@ -197,7 +198,7 @@ def failing(self, *args, **kwargs):
         raise RuntimeError("this rank cannot go on")
     return original(self, *args, **kwargs)
 
-Smooth.certify = failing
+Smooth.certify_by = failing
 sys.exit(run(certify.main))
 """
 
@@ -272,6 +273,7 @@ def test_imagenet(tmp_path, monkeypatch):
         (tmp_path / "val" / name).mkdir(parents=True)
         pixels = np.random.default_rng(len(name)).integers(0, 256, (280, 300, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "val" / name / "image.JPEG")
+    fill_class_folders(tmp_path / "val")
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
 
     def sure(state):

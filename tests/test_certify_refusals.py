@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 from certify_runs import certify, contents
-from helpers import CERTIFY, DEMO_CHECKPOINT, PUBLISHED_LOG, assert_refused, fake_checkpoint, run_program
+from helpers import (
+    CERTIFY,
+    DEMO_CHECKPOINT,
+    PUBLISHED_LOG,
+    assert_refused,
+    fake_checkpoint,
+    fill_class_folders,
+    run_program,
+)
 from PIL import Image
 
 
@@ -129,7 +137,7 @@ def test_imagenet_is_not_there(tmp_path, monkeypatch):
     """Without IMAGENET_DIR, or with one that has no val/."""
     checkpoint = tmp_path / "checkpoint"
     rename(checkpoint, "resnet50")
-    fits = {"runs.job.load_checkpoint": lambda path, dataset: (torch.nn.Identity(), {"arch": "resnet50"})}
+    fits = {"job.run.load_checkpoint": lambda path, dataset: (torch.nn.Identity(), {"arch": "resnet50"})}
     for number, folder in enumerate((None, str(tmp_path / "none"))):
         monkeypatch.delenv("IMAGENET_DIR", raising=False)
         if folder:
@@ -145,6 +153,7 @@ def test_damaged_image(tmp_path, monkeypatch):
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(tmp_path / "val" / name / "a.png")
     (tmp_path / "val" / "n02" / "a.png").write_bytes(b"not a picture")
+    fill_class_folders(tmp_path / "val")
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
     flat = torch.nn.Sequential(torch.nn.AvgPool2d(112), torch.nn.Flatten(), torch.nn.Linear(12, 1000))
     result = certify("imagenet", DEMO_CHECKPOINT, 0.25, tmp_path / "log", "--N", 10, "--N0", 2, "--device", "cpu",

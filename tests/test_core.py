@@ -8,7 +8,7 @@ from helpers import random_network
 from torch import nn
 
 from bounds import clopper_pearson_ranks
-from certificate import ABSTAIN, RADII
+from certificate import ABSTAIN, RADII, CertificateSpec
 from core import NonFiniteScores, Smooth, order_statistics
 
 SIGMA, ALPHA = 0.25, 0.001
@@ -50,8 +50,8 @@ def smooth(network=None, classes=5, measure="pred_score", **options):
     return Smooth(linear(classes) if network is None else network, classes, SIGMA, measure, device="cpu", **options)
 
 
-def certify(smoothed, n=500, batch=64, n0=50, alpha=ALPHA, x=IMAGE, **options):
-    return smoothed.certify(x, n0, n, alpha, batch, **options)
+def certify(smoothed, n=500, batch=64, n0=50, alpha=ALPHA, x=IMAGE, index=0, **options):
+    return smoothed.certify(x, n0, n, alpha, batch, index=index, **options)
 
 
 def images(count):
@@ -107,7 +107,7 @@ class Spy(Scripted):
 def test_selection_and_estimation_are_independent(method):
     """The samples that choose the class are other ones than those that bound its score: two streams of noise."""
     Spy.received, Scripted.seen = [], 0
-    getattr(Smooth(Spy(lambda k: [4.0, 0.0]), 2, SIGMA, device="cpu"), method)(IMAGE, 64, 192, ALPHA, 64)
+    getattr(Smooth(Spy(lambda k: [4.0, 0.0]), 2, SIGMA, device="cpu"), method)(IMAGE, 64, 192, ALPHA, 64, index=0)
     noise = ((torch.cat(Spy.received) - IMAGE) / SIGMA).flatten(1)
     assert noise.shape == (256, 48)
     assert torch.pdist(noise).min() > 1  # distances are sqrt(2) chi_48, about 9.8
@@ -125,7 +125,7 @@ def test_two_measures_equal_two_passes(early):
                  ("pred_score", "margin")]
         for one, two in zip(together, alone, strict=True):
             assert tuple(one) == tuple(two)
-            assert one.rule.measure == two.rule.measure
+            assert one.spec.measure == two.spec.measure
 
 
 def test_batch_size_does_not_matter():
@@ -185,12 +185,17 @@ def test_residual_network():
 @pytest.mark.parametrize("n", [100, 3000])
 def test_kept_ranks(n):
     """DKW at the ranks that are saved is never above DKW at all ranks: fewer thresholds. Clopper-Pearson has those."""
+    def certify_by(x, index, bound, kept_ranks):
+        smoothed = smooth()
+        spec = CertificateSpec(smoothed.measures[0], n, ALPHA, SIGMA, bound, kept_ranks=kept_ranks)
+        return smoothed.certify_by([spec], x, 50, 64, index=index)[0]
+
     for index, x in enumerate(images(3)):
-        full, kept = (certify(smooth(), n, x=x, index=index, bound="dkw", kept_ranks=k) for k in (False, True))
+        full, kept = (certify_by(x, index, "dkw", kept_ranks) for kept_ranks in (False, True))
         assert len(kept.thresholds) <= len(full.thresholds) == n
         for radius in RADII:
             assert kept.lower_bound(radius) <= full.lower_bound(radius) + 1e-12
-        full, kept = (certify(smooth(), n, x=x, index=index, kept_ranks=k) for k in (False, True))
+        full, kept = (certify_by(x, index, "clopper_pearson", kept_ranks) for kept_ranks in (False, True))
         assert tuple(full) == tuple(kept)
 
 
@@ -243,7 +248,7 @@ def test_non_finite_scores(bad, first, last, measure):
         certify(smooth(network, 3, measure, early_abstain=True), n=436, n0=64)
     network = scripted(lambda k: [4.0, bad if first <= k < last else 0.0, 0.0])
     with pytest.raises(NonFiniteScores):
-        Smooth(network, 3, SIGMA, device="cpu").predict(IMAGE, 64, 436, ALPHA, 64)
+        Smooth(network, 3, SIGMA, device="cpu").predict(IMAGE, 64, 436, ALPHA, 64, index=0)
 
 
 def test_minus_infinity_is_a_softmax_of_zero():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers import DEMO_CHECKPOINT, PUBLISHED_LOG
+from helpers import DEMO_CHECKPOINT, PUBLISHED_LOG, fill_class_folders
 from PIL import Image
 
 import datasets
@@ -129,13 +129,14 @@ def test_full_data_set(fake_cifar10):
 
 @pytest.fixture
 def imagenet(tmp_path, monkeypatch):
-    """Two classes with an image each: a grey band, 224 of 448 columns wide, in the middle of a black 448x256 image."""
+    """Two classes with an image, others empty: a grey band, 224 of 448 columns wide, of a black 448x256 image."""
     for part in ("train", "val"):
         for name, grey in (("n01", 64), ("n02", 128)):
             pixels = np.zeros((256, 448, 3), np.uint8)
             pixels[:, 112:336] = grey
             (tmp_path / part / name).mkdir(parents=True)
             Image.fromarray(pixels).save(tmp_path / part / name / "a.png")
+        fill_class_folders(tmp_path / part)
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
     return tmp_path
 
@@ -162,7 +163,7 @@ def test_imagenet_resizes_the_shorter_side(imagenet):
 
 
 def test_imagenet_is_not_there(imagenet, monkeypatch):
-    """No IMAGENET_DIR, an empty one, a folder without val/, a val/ without class folders or with an empty one."""
+    """No IMAGENET_DIR, an empty one, a folder without val/, a val/ without class folders or images."""
     for value in (None, "", str(imagenet / "none"), str(imagenet / "val" / "n01"), str(imagenet / "train" / "n01")):
         if value is None:
             monkeypatch.delenv("IMAGENET_DIR")
@@ -171,16 +172,27 @@ def test_imagenet_is_not_there(imagenet, monkeypatch):
         with pytest.raises(InputError, match="IMAGENET_DIR"):
             open_images("imagenet", "test")
     monkeypatch.setenv("IMAGENET_DIR", str(imagenet))
-    (imagenet / "val" / "n03").mkdir()
-    with pytest.raises(InputError, match="n03"):
+    for name in ("n01", "n02"):
+        next((imagenet / "val" / name).iterdir()).unlink()
+    with pytest.raises(InputError, match="no image in val/"):
         open_images("imagenet", "test")
 
 
-def test_too_many_classes(imagenet, monkeypatch):
-    """More class folders than ImageNet has classes: the labels would be others."""
-    monkeypatch.setitem(datasets.INFO, "imagenet", datasets.DatasetInfo(1, (0, 0, 0), (1, 1, 1), None, None))
-    with pytest.raises(InputError, match="2 class folders"):
-        imagenet_folder("val", datasets.imagenet_test_transform())
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("change, count", [(lambda part: (part / "z999").mkdir(), 1001),
+                                           (lambda part: (part / "z000").rmdir(), 999)])
+def test_other_than_1000_classes(part, change, count, imagenet):
+    """Fewer or more class folders than ImageNet has classes: the labels would be others."""
+    change(imagenet / part)
+    with pytest.raises(InputError, match=f"{count} class folders in {part}/, not 1000"):
+        imagenet_folder(part, datasets.imagenet_test_transform())
+
+
+def test_a_class_without_images_keeps_its_label(imagenet):
+    """n01 empty: the image of n02 is the first, and its label is 1 still."""
+    next((imagenet / "val" / "n01").iterdir()).unlink()
+    images, indices = open_images("imagenet", "test")
+    assert list(indices) == [0] and images.load(0)[1] == 1
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------------

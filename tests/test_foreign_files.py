@@ -1,14 +1,18 @@
 """Files that are there already, that are no files or another run's: none is written over or taken for one's own."""
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pandas
 import pytest
-from certify_runs import Blinding, arguments, certify, contents, weights_file
-from helpers import DEMO_CHECKPOINT, ROOT, assert_refused, read_rows, run_program
+from certify_runs import Blinding, arguments, call_program, certify, contents, weights_file
+from helpers import DEMO_CHECKPOINT, ROOT, assert_refused, read_rows
+
+from errors import run
 
 RECERTIFY, RADIUS = "code/recertify.py", "code/radius.py"
 
@@ -54,7 +58,7 @@ def test_scores_are_not_read_under_another_runs_record(log, weights):
     log.unlink()
     beside(log, ".json").unlink()
     assert certify("cifar10", weights, 1.0, *arguments(weights, log)[3:]).returncode == 0
-    assert_refused(run_program(RADIUS, f"{log}.scores", f"{log}.radii", "--score", "0.5"), "saved none")
+    assert_refused(call_program(RADIUS, f"{log}.scores", f"{log}.radii", "--score", "0.5"), "saved none")
 
 
 @pytest.mark.parametrize("change", [{"program": "recertify"}, {"save_scores": False}, {"save_scores": None}])
@@ -63,14 +67,14 @@ def test_only_the_sampling_runs_own_record_will_do(change, log):
     record = json.loads(beside(log, ".json").read_text())
     record["settings"].update(change)
     beside(log, ".json").write_text(json.dumps(record))
-    assert_refused(run_program(RECERTIFY, log, f"{log}_again"), "not a record of saved scores")
+    assert_refused(call_program(RECERTIFY, log, f"{log}_again"), "not a record of saved scores")
 
 
 def test_a_record_of_other_ranks(log):
     record = json.loads(beside(log, ".json").read_text())
     record["scores_dtype"][-1][-1] += 1
     beside(log, ".json").write_text(json.dumps(record))
-    assert_refused(run_program(RECERTIFY, log, f"{log}_again"), "scores_dtype")
+    assert_refused(call_program(RECERTIFY, log, f"{log}_again"), "scores_dtype")
 
 
 @pytest.mark.parametrize("end", ["", ".scores", ".json"])
@@ -80,14 +84,14 @@ def test_the_runs_own_files_are_no_output(program, end, log):
     before = contents(log.parent)
     code, *options = program
     outfile = f"{log.parent}/../run/log{end}"
-    assert_refused(run_program(code, f"{log}.scores", outfile, *options, "--overwrite"), "another name")
+    assert_refused(call_program(code, f"{log}.scores", outfile, *options, "--overwrite"), "another name")
     assert contents(log.parent) == before
 
 
 def test_a_torn_last_record_is_told(log):
     path = beside(log, ".scores")
     path.write_bytes(path.read_bytes()[:-5])
-    result = run_program(RECERTIFY, path, f"{log}_again")
+    result = call_program(RECERTIFY, path, f"{log}_again")
     assert result.returncode == 0 and f"{path}: its last record is torn" in result.stderr
     assert len(read_rows(f"{log}_again")) == 11
 
@@ -95,7 +99,7 @@ def test_a_torn_last_record_is_told(log):
 def test_scores_that_differ_a_little_have_files_of_their_own(log):
     """Neither 0.50000001 nor 0.4999996 is 0.5."""
     scores = ["0.5", "0.50000001", "0.4999996"]
-    result = run_program(RADIUS, log, f"{log}_{{score}}", "--score", *scores)
+    result = call_program(RADIUS, log, f"{log}_{{score}}", "--score", *scores)
     assert result.returncode == 0, result.stderr
     assert [line.split("score ")[1].split(":")[0] for line in result.stdout.splitlines()] == scores
     assert all(os.path.exists(f"{log}_{score}") for score in scores)
@@ -109,11 +113,11 @@ def test_images_found_non_finite_later(weights, tmp_path):
     for brightest, stop, status in ((2.0, 60, 0), (-9.0, 120, 1)):
         run = arguments(weights, log, "--save_scores", stop=stop)
         assert certify(*run, network=Blinding(brightest)).returncode == status
-        assert run_program(RECERTIFY, log, f"{log}_again").returncode == 0
-        assert run_program(RADIUS, log, f"{log}_radii", "--score", "0.3").returncode == 0
+        assert call_program(RECERTIFY, log, f"{log}_again").returncode == 0
+        assert call_program(RADIUS, log, f"{log}_radii", "--score", "0.3").returncode == 0
     for path in (log, f"{log}_again"):
-        assert "3 images with non-finite" in run_program("cert_acc.py", path, "0.5").stderr
-    assert "3 images with non-finite" in run_program("code/analyze.py", f"{log}_radii", "--table", "csv").stderr
+        assert "3 images with non-finite" in call_program("cert_acc.py", path, "0.5").stderr
+    assert "3 images with non-finite" in call_program("code/analyze.py", f"{log}_radii", "--table", "csv").stderr
 
 
 def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
@@ -124,19 +128,19 @@ def test_images_with_non_finite_scores_are_counted(weights, tmp_path):
     rows = read_rows(log)
     missing = sorted(set(range(0, 240, 20)) - {int(row["idx"]) for row in rows})
     assert json.loads(beside(log, ".json").read_text())["non_finite"] == missing != []
-    assert run_program(RECERTIFY, log, f"{log}_again").returncode == 0
+    assert call_program(RECERTIFY, log, f"{log}_again").returncode == 0
     certified = sum(row["correct"] == "1" and float(row["exp_cdf_00"]) > 0.5 for row in rows)
     for path in (log, f"{log}_again"):
-        result = run_program("cert_acc.py", path, "0.5")
+        result = call_program("cert_acc.py", path, "0.5")
         assert f"radius 0.00 = {certified / 12:f}" in result.stdout and f"{len(missing)} images" in result.stderr
-    result = run_program(RADIUS, log, f"{log}_radii", "--score", "0.5")
+    result = call_program(RADIUS, log, f"{log}_radii", "--score", "0.5")
     radii = pandas.read_csv(f"{log}_radii", sep="\t")
     assert float(result.stdout.split()[-1]) == pytest.approx((radii.radius * radii.correct).sum() / 12, rel=1e-7)
-    result = run_program("code/analyze.py", f"{log}_radii", "--table", "csv")
+    result = call_program("code/analyze.py", f"{log}_radii", "--table", "csv")
     assert f"{(radii.correct * (radii.radius > 0)).sum() / 12:.4f}" in result.stdout
 
     assert certify(*run, network=Blinding(2.0)).returncode == 0
-    result = run_program("cert_acc.py", log, "0.5")
+    result = call_program("cert_acc.py", log, "0.5")
     assert result.stderr == "" and json.loads(beside(log, ".json").read_text())["non_finite"] == missing
 
 
@@ -147,7 +151,7 @@ def test_special_files(log, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "log.json")
     for out in ("/dev/null", tmp_path / "pipe", tmp_path / "log"):
-        assert_refused(run_program(RECERTIFY, log, out), "not a regular file")
+        assert_refused(call_program(RECERTIFY, log, out), "not a regular file")
     assert not os.path.exists("/dev/null.json") and not (tmp_path / "pipe.json").exists()
 
 
@@ -164,6 +168,23 @@ def test_stdout_that_cannot_be_written(log):
     assert (result.returncode, result.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("debug, shown", [("1", True), ("0", False), (None, False)])
+def test_an_unexpected_error_can_be_looked_into(debug, shown, monkeypatch, capsys):
+    """CERTIFY_DEBUG=1 shows where an OSError came from, before the one line and exit status 2 that come anyway."""
+    def failing_main():
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.delenv("CERTIFY_DEBUG", raising=False)
+    if debug is not None:
+        monkeypatch.setenv("CERTIFY_DEBUG", debug)
+    monkeypatch.setattr(signal, "signal", lambda signum, handler: None)
+    monkeypatch.setattr(sys, "stdout", None)  # as under a daemon: an OSError's stdout is given up
+    assert run(failing_main) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "error: [Errno 5] Input/output error"
+    assert ("in failing_main" in "".join(lines)) == shown and (len(lines) == 1) != shown
+
+
 def test_stdout_that_is_closed(log):
     """As under a daemon: a program that has nothing to print there does its work."""
     command = f"{sys.executable} {RECERTIFY} {log} {log}_again >&-"
@@ -178,11 +199,11 @@ def test_stdout_that_is_closed(log):
     ("--seed", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--seed", "1000000000000000"]),
     ("--lr", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--lr", "inf"]),
     ("--weight-decay", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--weight-decay", "-1"]),
-    ("No such file", ["benchmarks/figures.py", "samples", "none.tsv", "OUT.png"]),
-    ("not a table", ["benchmarks/figures.py", "samples", "requirements.txt", "OUT.png"]),
-    ("SIGMA", ["benchmarks/sample_size.py", DEMO_CHECKPOINT, "-1", "OUT"]),
-    ("--N", ["benchmarks/sample_size.py", DEMO_CHECKPOINT, "0.25", "OUT", "--N", "0"])])
+    ("No such file", ["code/draw_results.py", "samples", ROOT / "none.tsv", "OUT.png"]),
+    ("not a table", ["code/draw_results.py", "samples", ROOT / "requirements.txt", "OUT.png"]),
+    ("SIGMA", ["code/sample_size.py", DEMO_CHECKPOINT, "-1", "OUT"]),
+    ("--N", ["code/sample_size.py", DEMO_CHECKPOINT, "0.25", "OUT", "--N", "0"])])
 def test_refusals(word, command, tmp_path):
     """One line, exit status 2, and no file."""
-    assert_refused(run_program(*(str(part).replace("OUT", f"{tmp_path}/out") for part in command)), word)
+    assert_refused(call_program(*(str(part).replace("OUT", f"{tmp_path}/out") for part in command)), word)
     assert not list(tmp_path.iterdir())

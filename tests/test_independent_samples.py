@@ -9,7 +9,7 @@ IMAGE = torch.full((3, 8, 8), 0.5)
 
 
 def certify(network, x=IMAGE, n=200, **options):
-    return Smooth(network, 2, 0.25, device="cpu").certify(x, 50, n, 0.001, 64, **options)
+    return Smooth(network, 2, 0.25, device="cpu").certify(x, 50, n, 0.001, 64, index=0, **options)
 
 
 class Rows(nn.Module):
@@ -27,7 +27,10 @@ class Rows(nn.Module):
                                   lambda z: z[:, :, None]])
 def test_one_row_an_image(rows):
     """Anything else would leave scores that nothing was written to, or count one image's twice."""
-    for call in (certify, lambda network: Smooth(network, 2, 0.25, device="cpu").predict(IMAGE, 50, 200, 0.001, 64)):
+    def predict(network):
+        return Smooth(network, 2, 0.25, device="cpu").predict(IMAGE, 50, 200, 0.001, 64, index=0)
+
+    for call in (certify, predict):
         with pytest.raises(ValueError, match="one row each"):
             call(Rows(rows))
 
@@ -113,6 +116,6 @@ def test_weights_that_are_read_elsewhere_are_not_folded():
         torch.manual_seed(0)
         network, bright = Reused().eval(), torch.full((3, 8, 8), 1.0)
     smooth = Smooth(network, 2, 0.25, device="cpu")
-    smooth.certify(torch.zeros(3, 8, 8), 50, 200, 0.001, 64)
+    smooth.certify(torch.zeros(3, 8, 8), 50, 200, 0.001, 64, index=0)
     expected = certify(Opaque(network), bright)
-    assert smooth.certify(bright, 50, 200, 0.001, 64).mean == pytest.approx(expected.mean, abs=1e-5)
+    assert smooth.certify(bright, 50, 200, 0.001, 64, index=0).mean == pytest.approx(expected.mean, abs=1e-5)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import InputError
-from runs.log import Row, check_radii, columns, parse_log, radii_of, read_log, round_down, round_up
+from formats.log import Row, check_radii, columns, parse_log, radii_of, read_log
+from formats.rows import round_down, round_up
 
 HEADER = "idx\tlabel\tpredict\texp_cdf_00\texp_cdf_25\texp_00\texp_25\tcorrect\ttime\n"
 GOOD = "0\t3\t3\t0.9\t0.5\t0.8\t0.4\t1\t0:00:01.5\n"
@@ -89,7 +90,7 @@ def test_rounding_of_known_values(value, down, up):
 def test_what_is_written_is_read_again(index, label, predict, exp_cdf, exp, seconds):
     """Row.line and the reader agree on every row that a run may write, days of time and tiny bounds included."""
     exp_cdf, exp = (tuple(sorted(bounds, reverse=True)) if predict >= 0 else (0.0,) * 3 for bounds in (exp_cdf, exp))
-    written = Row(index, label, predict, exp_cdf, exp, seconds)
+    written = Row(index, label, predict, exp_cdf, exp, seconds=seconds)
     header = "\t".join(columns((0.0, 0.25, 1.5))) + "\n"
     log = parse(header + written.line())
     assert log.radii == (0.0, 0.25, 1.5) and not log.torn and len(log.rows) == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest, norm
 from torch import nn
 
-from certificate import Rule
+from certificate import CertificateSpec
 from core import Smooth
 from errors import InputError
 from measures import MEASURES
@@ -332,9 +332,9 @@ def test_float_noise_shifts_by_the_sigma_it_draws():
     """
     sigma = 0.12
     assert float(np.float32(sigma)) < sigma
-    rule = Rule(MEASURES["pred_score"], 10_000, 0.001, sigma, float_noise=True)
-    thresholds = np.ones(len(rule.band.ranks))
-    bound = rule.certificate(0, 1.0, thresholds).lower_bound(3 * sigma)
-    exact = norm.cdf(norm.ppf(rule.band.prob[0]) - 3 * sigma / float(np.float32(sigma)))
+    spec = CertificateSpec(MEASURES["pred_score"], 10_000, 0.001, sigma, float_noise=True)
+    thresholds = np.ones(len(spec.band.ranks))
+    bound = spec.certificate(0, 1.0, thresholds).lower_bound(3 * sigma)
+    exact = norm.cdf(norm.ppf(spec.band.prob[0]) - 3 * sigma / float(np.float32(sigma)))
     assert bound <= exact and exact - bound < 1e-11
-    assert norm.cdf(norm.ppf(rule.band.prob[0]) - 3.0) - bound > 1e-9
+    assert norm.cdf(norm.ppf(spec.band.prob[0]) - 3.0) - bound > 1e-9

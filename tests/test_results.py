@@ -16,9 +16,9 @@ from bounds import shifted_probability
 from certificate import BOUNDS
 from core import Smooth
 from datasets import open_images
+from formats.log import read_recorded_log
+from formats.scores import read_scores
 from measures import MEASURES
-from runs.record import read_recorded_log
-from runs.scores import read_scores
 
 LOGS = ROOT / "log_files" / "cifar10_resnet20"
 SIGMAS = ("0.25", "0.50")
@@ -39,7 +39,7 @@ def test_saved_scores_belong_to_the_log(log):
     """Certified again, every image has the log's own bounds."""
     saved = read_scores(f"{log}.scores")
     table, _ = read_recorded_log(str(log))
-    for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.rule), strict=True):
+    for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.spec), strict=True):
         assert (row.index, row.label, row.predict) == (index, label, certificate.prediction)
         assert row.exp_cdf == pytest.approx(certificate.exp_cdf, rel=1e-7, abs=1e-12)
 
@@ -132,7 +132,7 @@ def test_readme_splits_the_differences(log):
 @pytest.mark.parametrize("figure, source", [("radius", LOGS), ("samples", LOGS / "sample_size_0.25.tsv")])
 def test_figures_of_the_readme(figure, source, tmp_path):
     """They are drawn from the shipped files, and a picture that is there is not replaced."""
-    arguments = ["benchmarks/figures.py", figure, source, tmp_path / "f.svg"]
+    arguments = ["code/draw_results.py", figure, source, tmp_path / "f.svg"]
     result = run_program(*arguments)
     assert result.returncode == 0, result.stderr
     picture = (tmp_path / "f.svg").read_bytes()

@@ -15,7 +15,7 @@ from certify_runs import (
 )
 from helpers import assert_refused, read_rows
 
-from runs.scores import scores_dtype
+from formats.scores import scores_dtype
 
 BOTH = ("--confidence_measure", "pred_score", "margin")
 RECORD_SIZE = scores_dtype(64).itemsize
@@ -212,8 +212,8 @@ def test_overwrite_where_nothing_is(weights, tmp_path):
 def images_done(monkeypatch):
     """The list that every index certified from now on is added to."""
     import core
-    seen, real = [], core.Smooth.certify
-    monkeypatch.setattr(core.Smooth, "certify", lambda *args, **kw: seen.append(kw["index"]) or real(*args, **kw))
+    seen, real = [], core.Smooth.certify_by
+    monkeypatch.setattr(core.Smooth, "certify_by", lambda *args, **kw: seen.append(kw["index"]) or real(*args, **kw))
     return seen
 
 

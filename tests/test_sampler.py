@@ -314,6 +314,6 @@ def test_other_errors_are_not_retried():
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", "", "cpu:x"])
 def test_devices_that_are_not_there(name):
     """One line, whatever PyTorch says; and the CPU is always there."""
-    with pytest.raises(InputError, match="is not to be had here"):
+    with pytest.raises(InputError, match="is not available"):
         choose_device(name)
     assert choose_device("cpu") == CPU

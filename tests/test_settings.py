@@ -1,12 +1,18 @@
 """A log goes on with the settings of its record alone: each difference is named, and refused without a change."""
 import json
 import shutil
+import sys
+from unittest.mock import patch
 
 import pytest
-from certify_runs import arguments, certify, contents, without_times
+from certify_runs import arguments, certify, contents, tiny_network, without_times
 from helpers import assert_refused
 
+import certify as program
 import datasets
+from errors import InputError
+from job.run import Run
+from job.settings import check_same_settings
 
 OUT = "log"
 
@@ -16,12 +22,31 @@ def any_images(name, split, skip=1, stop=-1):
     return datasets.open_images("cifar10", "test", skip, stop)
 
 
-def run(folder, *options, stop=80, **changed):
-    """A run in `folder`; changed: dataset, checkpoint, sigma."""
+def command(folder, *options, stop=80, **changed):
+    """The arguments of a run in `folder`; changed: dataset, checkpoint, sigma."""
     dataset, checkpoint, sigma, out, *rest = arguments(folder / "weights", folder / OUT, *options, stop=stop)
     values = {"dataset": dataset, "checkpoint": checkpoint, "sigma": sigma, **changed}
-    return certify(values["dataset"], values["checkpoint"], values["sigma"], out, *rest,
-                   patches={"runs.job.open_images": any_images})
+    return values["dataset"], values["checkpoint"], values["sigma"], out, *rest
+
+
+def run(folder, *options, **changed):
+    """A run in `folder`, with images under every data set's name."""
+    return certify(*command(folder, *options, **changed), patches={"job.run.open_images": any_images})
+
+
+def settings(folder, *options, **changed):
+    """The settings that such a run would record, of the program's own parser and loop, without its files."""
+    found = []
+
+    def open_logs(run):
+        found.append(run.settings(program="certify", confidence_measure=run.args.confidence_measure[0]))
+        return []
+
+    with (patch("job.run.load_checkpoint", lambda path, dataset: (tiny_network(), {"arch": "tiny"})),
+          patch("job.run.open_images", any_images),
+          patch.object(sys, "argv", ["certify.py", *map(str, command(folder, *options, **changed))])):
+        with Run(program.parse_arguments(), program.make_specs, open_logs):
+            return found[0]
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +94,28 @@ MUTATIONS = {
 
 
 @pytest.mark.parametrize("options, changed, named", MUTATIONS.values(), ids=MUTATIONS)
-@pytest.mark.parametrize("stop", [80, 120])
-def test_each_setting(options, changed, named, stop, folder, run_options):
-    """Whether images are left to do or not: exit status 2, the option, and the way out; nothing has changed."""
+def test_each_setting(options, changed, named, finished, run_options):
+    """The setting in which the arguments differ from the record is named with its option, and no other one is."""
+    folder = finished[run_options[0]]
     if "checkpoint" in changed:
         changed = {"checkpoint": folder / changed["checkpoint"]}
+    recorded = json.loads((folder / (OUT + ".json")).read_text())["settings"]
+    assert settings(folder, *run_options[1]) == recorded
+    with pytest.raises(InputError) as refusal:
+        check_same_settings(OUT, recorded, settings(folder, *run_options[1], *options, **changed))
+    message = str(refusal.value)
+    assert message.startswith(OUT) and named in message and "--overwrite" in message
+    others = {mutation[2].split()[0] for mutation in MUTATIONS.values()} - {named.split()[0]}
+    assert not [name for name in others if f" {name} (" in message]
+
+
+@pytest.mark.parametrize("stop", [80, 120])
+def test_another_setting_is_refused(stop, folder, run_options):
+    """Whether images are left to do or not: exit status 2, the option, and the way out; nothing has changed."""
     before = contents(folder)
-    result = run(folder, *run_options[1], *options, stop=stop, **changed)
-    assert_refused(result, str(folder / OUT), named, "--overwrite")
+    result = run(folder, *run_options[1], "--alpha", 0.002, stop=stop)
+    assert_refused(result, str(folder / OUT), "--alpha (0.001, now 0.002)", "--overwrite")
     assert contents(folder) == before
-    others = {name for mutation in MUTATIONS.values() for name in [mutation[2].split()[0]]} - {named.split()[0]}
-    assert not [name for name in others if f" {name} (" in result.stderr]
 
 
 def test_all_settings_at_once(folder, run_options):
@@ -158,13 +194,13 @@ def test_circumstances_may_change(options, circumstance, finished, tmp_path):
     folder = shutil.copytree(finished["plain"], tmp_path / "run")
     result = run(folder, *options, stop=120)
     assert result.returncode == 0
-    told = [line for line in result.stderr.splitlines() if "goes on with another" in line]
+    told = [line for line in result.stderr.splitlines() if "resumes with another" in line]
     assert len(told) == 1 and f"another {circumstance} than" in told[0]
     starts = json.loads((folder / (OUT + ".json")).read_text())["starts"]
     assert [start[circumstance] for start in starts] == [{"batch": 1000, "early_abstain": True}[circumstance],
                                                         {"batch": 32, "early_abstain": False}[circumstance]]
     again = run(folder, *options, stop=160)
-    assert again.returncode == 0 and "goes on with another" not in again.stderr
+    assert again.returncode == 0 and "resumes with another" not in again.stderr
     whole = tmp_path / "whole"
     whole.mkdir()
     shutil.copy(folder / "weights", whole)

@@ -79,7 +79,7 @@ def test_predict_needs_pred_score_and_two_samples():
     """The lead's variance needs two samples; limits are for the expected pred_score."""
     x = torch.zeros(1, 1, 1)
     with pytest.raises(ValueError, match="pred_score"):
-        Smooth(Threshold(), 2, SIGMA, "margin", device="cpu").predict(x, 10, 100, 0.1, 64)
+        Smooth(Threshold(), 2, SIGMA, "margin", device="cpu").predict(x, 10, 100, 0.1, 64, index=0)
     for n0, n, alpha, batch in ((0, 9, 0.1, 64), (9, 1, 0.1, 64), (9, 9, 0.0, 64), (9, 9, 1.0, 64), (9, 9, 0.1, 0)):
         with pytest.raises(ValueError, match="need n0"):
-            Smooth(Threshold(), 2, SIGMA, device="cpu").predict(x, n0, n, alpha, batch)
+            Smooth(Threshold(), 2, SIGMA, device="cpu").predict(x, n0, n, alpha, batch, index=0)

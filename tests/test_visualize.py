@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import assert_refused, run_program
+from helpers import assert_refused, fill_class_folders, run_program
 from PIL import Image
 
 import visualize
@@ -67,6 +67,7 @@ def test_imagenet(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png"):
         Image.new("RGB", (300, 260), (10, 200, 90)).save(folder / name)
+    fill_class_folders(folder.parent)
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "imagenet"))
     call(monkeypatch, "imagenet", tmp_path / "out", 1, 0)
     picture = pixels(tmp_path / "out" / "1_0.png")

@@ -1,19 +1,28 @@
-"""Files that a program makes whole, such as pictures: none replaces another file unless the user asks for it."""
+"""Reading a file whole, and writing one whole: no file replaces another unless the user asks for it."""
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from errors import InputError
 
 
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of a file that the user named. Raises InputError."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
 def refuse_existing(paths: Iterable[str | os.PathLike], overwrite: bool) -> None:
-    """Raise InputError where a file is there already and --overwrite is not given: before any work is done."""
+    """Raise InputError if a file exists and --overwrite is not given: before any work is done."""
     for path in paths:
         if os.path.lexists(path) and not overwrite:
-            raise InputError(f"{path} is there already: --overwrite replaces it")
+            raise InputError(f"{path} exists: --overwrite replaces it")
 
 
 def write_new(path: str | os.PathLike, data: bytes, overwrite: bool) -> None:
-    """Write a file, and the folders it is in. Raises InputError where it is there already or cannot be written."""
+    """Write a file, and the folders it is in. Raises InputError if it exists or cannot be written."""
     refuse_existing([path], overwrite)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -24,7 +33,7 @@ def write_new(path: str | os.PathLike, data: bytes, overwrite: bool) -> None:
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file whole or not at all, in the place of one that is there. Raises InputError."""
+    """Write a file whole or not at all; it replaces an existing one. Raises InputError."""
     unfinished = f"{path}.part"
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

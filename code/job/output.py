@@ -1,30 +1,25 @@
-"""A run's files on disk: one writer, whole rows only, and a run that goes on where it stopped."""
+"""A run's files on disk: one writer, whole rows only, and logs that a later run resumes."""
 import errno
 import fcntl
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from errors import InputError
-from runs.log import Table, join
-from runs.record import (
-    NON_FINITE,
-    changed_circumstances,
-    check_same_settings,
-    read_record,
-    record_path,
-    without_row,
-    write_record,
-)
-from runs.scores import describe_dtype, scores_path
+from formats.record import NON_FINITE, read_record, record_path, without_row, write_record
+from formats.rows import RowFile, join_fields
+from formats.scores import describe_dtype, scores_path
+from job.settings import changed_circumstances, check_same_settings
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system without locks answers
 
 
 class AppendFile:
     """A file that one process at a time extends, by whole records: locked, and flushed to the disk at each record."""
 
     def __init__(self, path: str):
-        """Open or create `path` and lock it. Raises InputError where another run holds it or it cannot be written."""
+        """Open or create `path` and lock it. Raises InputError if another run holds it or it cannot be written."""
         try:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             self.created = not os.path.exists(path)
@@ -36,13 +31,26 @@ class AppendFile:
             os.close(self.fd)
             raise InputError(f"{path}: not a regular file")
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it when the process ends, however
-            if os.stat(path).st_ino != os.fstat(self.fd).st_ino:
-                raise BlockingIOError
-        except OSError:
+            self._lock()
+        except InputError:
             os.close(self.fd)
-            raise InputError(f"{path}: another run is writing it") from None
+            raise
         self.size = os.fstat(self.fd).st_size
+
+    def _lock(self) -> None:
+        """Lock the file until its descriptor is closed, at the latest by the system when the process ends."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            replaced = os.stat(self.path).st_ino != os.fstat(self.fd).st_ino
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                raise InputError(f"{self.path}: its file system has no locks ({error.strerror}), which keep two runs "
+                                 "from writing one log; choose a folder on another one") from None
+            replaced = error.errno in (errno.EWOULDBLOCK, errno.ENOENT)  # held, or set aside in this moment
+            if not replaced:
+                raise InputError(f"{self.path}: cannot be locked ({error.strerror})") from None
+        if replaced:
+            raise InputError(f"{self.path}: another run is writing it")
 
     def read(self) -> bytes:
         """All that is in the file."""
@@ -67,21 +75,26 @@ class AppendFile:
         self.size = size
 
     def close(self) -> None:
-        """Give the file back, and remove it where it was made here and stayed empty."""
+        """Close the file, and remove it if it was made here and stayed empty."""
         if self.created and not self.size:
             os.unlink(self.path)
         os.close(self.fd)
 
 
-class RunOutput:
-    """A log with its record, and its saved scores where the run keeps them: opened, locked, compared, gone on with.
+class ResumableLog:
+    """A log with its record, and its saved scores if the run keeps them: locked, compared with the run, and resumed.
 
-    parse(path, data) gives the Table of what is there; parse_scores(path, data) the array of its saved scores.
+    settings, start     what its record says of this run and of this start (see job.settings)
+    parse(path, data)   gives the RowFile of what is in the log; parse_scores(path, data) the array of its saved scores
+    eta                 the level of its certificates' band, None if the band has none
+    done                the indices of the images that have a row
     """
 
-    def __init__(self, path: str, settings: dict, start: dict, header: list[str], parse: Callable[[str, bytes], Table],
-                 parse_scores: Callable | None = None, overwrite: bool = False):
-        self.path, self.settings, self.start, self.header, self.scores = path, settings, start, header, None
+    def __init__(self, path: str, settings: dict, start: dict, header: Sequence[str],
+                 parse: Callable[[str, bytes], RowFile], parse_scores: Callable | None = None, *,
+                 eta: float | None = None, overwrite: bool = False):
+        self.path, self.settings, self.start, self.header, self.eta = path, settings, start, header, eta
+        self.scores = None
         self.file = AppendFile(path)
         try:
             if overwrite and (self.file.size or any(os.path.exists(part(path)) for part in (record_path, scores_path))):
@@ -92,12 +105,12 @@ class RunOutput:
             self.old = read_record(path)
             if self.old is None and self.file.size:
                 raise InputError(f"{path} has no record ({record_path(path)}), so nothing is added to it; "
-                                 "--overwrite starts anew and keeps it as .bak")
+                                 "--overwrite starts over and keeps it as .bak")
             if self.old is not None:
                 check_same_settings(path, self.old["settings"], settings)
             table = parse(path, self.file.read())
             if table.header and list(table.header) != list(header):
-                raise InputError(f"{path}: its columns are not those of its record; --overwrite starts anew")
+                raise InputError(f"{path}: its columns are not those of its record; --overwrite starts over")
             complete = self._open_scores(table, parse_scores) if parse_scores else len(table.rows)
             self.done = set(table.indices[:complete])
             self._size = table.ends[complete] if table.rows else table.ends[-1]
@@ -105,49 +118,49 @@ class RunOutput:
             self.close()
             raise
 
-    def _open_scores(self, table: Table, parse_scores: Callable) -> int:
-        """Open the scores and return how many images are complete in both files: what one has more is redone."""
+    def _open_scores(self, table: RowFile, parse_scores: Callable) -> int:
+        """Open the scores and return how many images are complete in both files; the others are recomputed."""
         path = scores_path(self.path)
         if table.rows and not os.path.exists(path):
-            raise InputError(f"{path}: missing, though {self.path} has rows; --overwrite starts anew")
+            raise InputError(f"{path}: missing, though {self.path} has rows; --overwrite starts over")
         self.scores = AppendFile(path)
         if self.scores.size and not table.header:
-            raise InputError(f"{path}: has scores, though {self.path} is not there or empty; --overwrite starts anew "
+            raise InputError(f"{path}: has scores, though {self.path} is missing or empty; --overwrite starts over "
                              "and keeps them as .bak")
         records = parse_scores(path, self.scores.read())
         complete = min(len(records), len(table.rows))
         if records["idx"][:complete].tolist() != table.indices[:complete]:
-            raise InputError(f"{path}: its images are not those of {self.path}; --overwrite starts anew")
+            raise InputError(f"{path}: its images are not those of {self.path}; --overwrite starts over")
         self._scores_size = complete * records.dtype.itemsize
         self._scores_dtype = describe_dtype(records.dtype)
         return complete
 
-    def begin(self, eta: float | None = None, non_finite: Iterable[int] = ()) -> None:
+    def begin(self, non_finite: Iterable[int] = ()) -> None:
         """Cut off what is torn, write the record of this start, and the header of a new log.
 
         non_finite: images known to have no row, since their scores are not finite.
         """
         old = self.old or {"settings": self.settings, "starts": []}
         if old["starts"] and (names := changed_circumstances(old["starts"][-1], self.start)):
-            print(f"{self.path}: goes on with another {', '.join(names)} than before", file=sys.stderr)
-        self.record = {**old, "eta": eta, "starts": old["starts"] + [self.start]}
+            print(f"{self.path}: resumes with another {', '.join(names)} than before", file=sys.stderr)
+        self.record = {**old, "eta": self.eta, "starts": old["starts"] + [self.start]}
         if self.scores:
             self.record["scores_dtype"] = self._scores_dtype
-        self.leave_out(*non_finite)
+        self.record_without_row(*non_finite)
         self.file.cut(self._size)
         if self.scores:
             self.scores.cut(self._scores_size)
         if not self.file.size:
-            self.file.append(join(*self.header).encode())
+            self.file.append(join_fields(*self.header).encode())
 
-    def leave_out(self, *indices: int) -> None:
-        """Write the record, which tells that these images have non-finite scores: no count of images forgets them."""
+    def record_without_row(self, *indices: int) -> None:
+        """Write the record, which lists images with non-finite scores, so that they stay in every denominator."""
         if failed := {*without_row(self.record, self.done), *indices}:
             self.record[NON_FINITE] = sorted(failed)
         write_record(self.path, self.record)
 
     def write(self, index: int, line: str, scores: bytes | None = None) -> None:
-        """Add the row of one image, after its scores, unless it is there already."""
+        """Add the row of one image, after its scores, unless the log has it."""
         if index in self.done:
             return
         if self.scores:
@@ -155,17 +168,17 @@ class RunOutput:
         self.file.append(line.encode())
         self.done.add(index)
 
-    def complete(self, lines: list[tuple[int, str]], eta: float | None, non_finite: Iterable[int]) -> None:
-        """Begin, and add the rows (index, line) that are not there yet at one go: for rows that cost no sampling."""
+    def complete(self, lines: list[tuple[int, str]], non_finite: Iterable[int]) -> None:
+        """Begin, and add all rows (index, line) that are missing in one write: for rows that cost no sampling."""
         lines = [(index, line) for index, line in lines if index not in self.done]
         if not lines and set(non_finite) <= set(without_row(self.old, self.done)):
             print(f"{self.path}: complete; nothing to do", file=sys.stderr)
             return
-        self.begin(eta, non_finite)
+        self.begin(non_finite)
         self.file.append("".join(line for _, line in lines).encode())
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         for file in (self.scores, self.file):
             if file:
                 file.close()

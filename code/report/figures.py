@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from errors import InputError
-from runs.newfile import write_new
+from files import write_new
 
 # Okabe and Ito (2008), told apart by colour-blind readers, without the yellow that a white page swallows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

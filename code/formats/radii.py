@@ -1,19 +1,19 @@
 """The radius files: the certified radius of every image, in the format of Cohen et al. (2019), whose tools read it.
 
-A tab-separated file with one row an image:
+A tab-separated file with one row per image:
     idx label predict radius correct time
-Where the bound is not above the score at the image itself, predict is -1, radius 0.0 and correct 0.
+If the bound at the image itself is not above the score, predict is -1, radius 0.0 and correct 0.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import numpy as np
 
-from certificate import ABSTAIN
+from certificate import ABSTAIN, Certificate
 from errors import InputError
-from runs.log import TIME, Table, integer, join, natural, number, parse_table, read_bytes, round_down
-from runs.record import read_record, without_row
+from files import read_bytes
+from formats.record import read_record, without_row
+from formats.rows import ImageRow, RowFile, number, parse_image, parse_rows, round_down
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 NAIVE = "naive"  # the bound without the CDF, as a record names it
@@ -21,28 +21,23 @@ LARGEST = 1e9  # more than any distance between two images
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(ImageRow):
     """One image of a radius file; radius: certified for `predict` at the file's score."""
 
-    index: int
-    label: int
-    predict: int
     radius: float
-    seconds: float = 0.0
 
-    @property
-    def correct(self) -> bool:
-        """Whether the prediction is the label."""
-        return self.predict == self.label
+    @classmethod
+    def of(cls, index: int, label: int, certificate: Certificate, radius: float, seconds: float = 0.0) -> "Row":
+        """The row of a certificate with this radius: an abstention if it is 0."""
+        return cls(index, label, certificate.chosen if radius > 0 else ABSTAIN, radius, seconds=seconds)
 
     def line(self) -> str:
-        """The row as it stands in the file."""
-        return join(self.index, self.label, self.predict, round_down(self.radius), int(self.correct),
-                    timedelta(seconds=self.seconds))
+        """The row as it is written in the file."""
+        return self.line_with(round_down(self.radius))
 
 
 @dataclass(frozen=True)
-class Radii(Table):
+class Radii(RowFile):
     """A radius file."""
 
     def certified_accuracy(self, radii: Sequence[float]) -> np.ndarray:
@@ -66,12 +61,7 @@ def is_radius_file(path: str) -> bool:
 
 def parse_radii(path: str, data: bytes) -> Radii:
     """Parse and check a radius file, which may have no row yet. Raises InputError with file, line and reason."""
-    def read_header(fields):
-        if fields != COLUMNS:
-            raise ValueError("not the header of a radius file")
-        return fields
-
-    return Radii(**vars(parse_table(path, data, read_header, lambda fields, header: parse_row(fields))))
+    return Radii(**vars(parse_rows(path, data, _check_header, _parse_row)))
 
 
 def read_recorded_radii(path: str) -> tuple[Radii, dict]:
@@ -82,16 +72,13 @@ def read_recorded_radii(path: str) -> tuple[Radii, dict]:
     return replace(radii, missing=len(without_row(record, radii.indices))), record["settings"] if record else {}
 
 
-def parse_row(fields: Sequence[str]) -> Row:
-    """A row from its fields. Raises ValueError with the reason."""
-    index, label, predict, radius, correct, time = fields
-    if not TIME.fullmatch(time):
-        raise ValueError(f"time {time!r} is not a time")
-    row = Row(natural(index, "idx"), natural(label, "label"), integer(predict, "predict"), number(radius, 0, LARGEST))
-    if row.predict < ABSTAIN:
-        raise ValueError(f"predict {predict} is no class")
-    if correct != str(int(row.correct)):
-        raise ValueError(f"correct is {correct!r}, but predict {predict} and label {label}")
+def _check_header(fields: Sequence[str]) -> None:
+    if fields != COLUMNS:
+        raise ValueError("not the header of a radius file")
+
+
+def _parse_row(fields: Sequence[str]) -> Row:
+    row = Row(*parse_image(fields), number(fields[3], 0, LARGEST))
     if row.predict == ABSTAIN and row.radius:
         raise ValueError("an abstention with a radius")
     return row

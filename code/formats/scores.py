@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from bounds import clopper_pearson_ranks
-from certificate import Rule
+from certificate import CertificateSpec
 from errors import InputError
+from files import read_bytes
+from formats.log import check_radii
+from formats.record import read_record, record_path, without_row
 from measures import MEASURES
-from runs.log import check_radii, read_bytes
-from runs.record import read_record, record_path, without_row
 
 
 def scores_path(outfile: str) -> str:
-    """Where the scores of a log are."""
+    """The path of a log's saved scores."""
     return outfile + ".scores"
 
 
@@ -32,7 +33,7 @@ def describe_dtype(dtype: np.dtype) -> list:
 
 def scores_record(index: int, label: int, certificate) -> bytes:
     """The record of one image, from its certificate with kept ranks."""
-    record = np.zeros((), scores_dtype(certificate.rule.n))
+    record = np.zeros((), scores_dtype(certificate.spec.n))
     record["idx"], record["label"], record["chosen"] = index, label, certificate.chosen
     record["mean"], record["order"] = certificate.mean, certificate.thresholds
     return record.tobytes()
@@ -43,7 +44,7 @@ def parse_scores(path: str, data: bytes, n: int, score_range: tuple[float, float
     dtype = scores_dtype(n)
     records = np.frombuffer(data[:len(data) // dtype.itemsize * dtype.itemsize], dtype)
     low, high = score_range
-    with np.errstate(invalid="ignore"):  # NaN compares as false, and is refused so
+    with np.errstate(invalid="ignore"):  # NaN compares as false, and so is refused
         order, mean = records["order"].astype(np.float64), records["mean"]
         sound = ((records["idx"] >= 0) & (records["label"] >= 0) & (records["chosen"] >= 0)
                  & (mean >= order[:, 0] - 1e-9) & (mean <= order[:, -1] + 1e-9)
@@ -51,13 +52,13 @@ def parse_scores(path: str, data: bytes, n: int, score_range: tuple[float, float
     if not sound.all():
         raise InputError(f"{path}: record {int(np.argmin(sound))} is not one of saved scores")
     if len(np.unique(records["idx"])) < len(records):
-        raise InputError(f"{path}: an index stands in it twice")
+        raise InputError(f"{path}: an index occurs twice")
     return records
 
 
 @dataclass(frozen=True)
 class SavedScores:
-    """A run's saved scores, with the settings of the run and the rule of its own certificates.
+    """A run's saved scores, with the settings of the run and the spec of its own certificates.
 
     non_finite: the images that have no record here, since their scores are not finite.
     """
@@ -65,21 +66,21 @@ class SavedScores:
     path: str
     records: np.ndarray
     settings: dict
-    rule: Rule
+    spec: CertificateSpec
     sha256: str
     non_finite: list[int]
 
     def refuse_own_files(self, outfile: str) -> None:
-        """Raise InputError where a program would write a file of the run that saved these scores."""
+        """Raise InputError if a program would write a file of the run that saved these scores."""
         own = self.path.removesuffix(".scores")
         if (os.path.realpath(outfile) in map(os.path.realpath, (own, record_path(own), self.path))
                 or os.path.realpath(scores_path(outfile)) == os.path.realpath(self.path)):
             raise InputError(f"{outfile}: a file of the run that saved the scores; choose another name")
 
-    def certificates(self, rule: Rule):
-        """Yield (index, label, certificate under `rule`) for every image."""
+    def certificates(self, spec: CertificateSpec):
+        """Yield (index, label, certificate under `spec`) for every image."""
         for record in self.records:
-            certificate = rule.certificate(int(record["chosen"]), float(record["mean"]), record["order"])
+            certificate = spec.certificate(int(record["chosen"]), float(record["mean"]), record["order"])
             yield int(record["idx"]), int(record["label"]), certificate
 
 
@@ -96,27 +97,27 @@ def read_scores(path: str) -> SavedScores:
         alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
         # records from before integer noise have neither of the two
         noise, delta = settings.get("noise", "float"), settings.get("delta", 0.0)
-        rule = Rule(measure, settings["N"], alpha, sigma, settings["bound"], tuple(radii), kept_ranks=True, eta=eta,
-                    float_noise=noise == "float", delta=delta)
+        spec = CertificateSpec(measure, settings["N"], alpha, sigma, settings["bound"], tuple(radii), kept_ranks=True,
+                               eta=eta, float_noise=noise == "float", delta=delta)
         if settings["program"] != "certify" or settings["save_scores"] is not True:
             raise ValueError("the run saved none")
-        if (type(rule.n) is not int or type(settings["radii"]) is not list or not 0 < np.float32(rule.sigma) < np.inf
-                or rule.bound == "clopper_pearson" and eta is None):
+        if (type(spec.n) is not int or type(settings["radii"]) is not list or not 0 < np.float32(spec.sigma) < np.inf
+                or spec.bound == "clopper_pearson" and eta is None):
             raise ValueError("N, radii, sigma or eta")
         if (noise not in ("integer", "float") or type(delta) is not float or not 0 <= delta < 1
                 or noise == "integer" and not delta):
             raise ValueError("noise or delta")
-        check_radii(rule.radii)
-        rule.band  # noqa: B018  (checks n, alpha, bound and eta)
-        if record.get("scores_dtype") != describe_dtype(scores_dtype(rule.n)):
+        check_radii(spec.radii)
+        spec.prepare()
+        if record.get("scores_dtype") != describe_dtype(scores_dtype(spec.n)):
             raise ValueError("scores_dtype")
     except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
         raise InputError(f"{recorded}: not a record of saved scores ({error})") from None
     data = read_bytes(path)
-    records = parse_scores(path, data, rule.n, (measure.score_min, measure.score_max))
+    records = parse_scores(path, data, spec.n, (measure.score_min, measure.score_max))
     if not len(records):
         raise InputError(f"{path}: no complete record in it")
     if len(data) > records.nbytes:
         print(f"{path}: its last record is torn and is left out", file=sys.stderr)
-    return SavedScores(path, records, settings, rule, hashlib.sha256(data).hexdigest(),
+    return SavedScores(path, records, settings, spec, hashlib.sha256(data).hexdigest(),
                        without_row(record, records["idx"].tolist()))

@@ -1,7 +1,7 @@
 """The README's figures of certified accuracy, from saved scores and from the experiment on the number of samples.
 
-    python benchmarks/figures.py radius log_files/cifar10_resnet20 figures/new_radius.png
-    python benchmarks/figures.py samples log_files/cifar10_resnet20/sample_size_0.25.tsv figures/new_samples.png
+    python code/draw_results.py radius log_files/cifar10_resnet20 figures/new_radius.png
+    python code/draw_results.py samples log_files/cifar10_resnet20/sample_size_0.25.tsv figures/new_samples.png
 
 The second also prints the certified accuracy at every radius.
 """
@@ -14,13 +14,12 @@ import numpy as np
 import pandas
 from scipy.special import ndtri
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "code"))
-from certificate import Certificate  # noqa: E402
-from errors import InputError, run  # noqa: E402
-from measures import MEASURES  # noqa: E402
-from runs.figures import COLOURS, check_figure_path, new_figure, save_figure  # noqa: E402
-from runs.newfile import refuse_existing  # noqa: E402
-from runs.scores import read_scores  # noqa: E402
+from certificate import Certificate
+from errors import InputError, run
+from files import refuse_existing
+from formats.scores import read_scores
+from measures import MEASURES
+from report.figures import COLOURS, check_figure_path, new_figure, save_figure
 
 SIGMAS = ("0.25", "0.50")
 BANDS = {"clopper_pearson": "Clopper-Pearson band", "dkw": "DKW band (the paper's)"}
@@ -31,33 +30,33 @@ STYLES = dict(zip((*BANDS.values(), MEAN_BAND, MEAN_HOEFFDING), zip(COLOURS, ("-
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=["radius", "samples"])
+    parser.add_argument("figure", choices=["radius", "samples"], help="certified accuracy against radius, or against N")
     parser.add_argument("source", help="a folder with MEASURE/noise_SIGMA.scores, or sample_size.py's table")
-    parser.add_argument("out")
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("out", help="picture to draw: .png, .pdf or .svg")
+    parser.add_argument("--overwrite", action="store_true", help="replace the picture")
     return parser.parse_args()
 
 
 def radius_of_mean(certificate: Certificate, score: float) -> float:
-    """The radius of the naive bound where its limit on the mean is the band's own bound at R = 0, not Hoeffding's."""
-    measure = certificate.rule.measure
+    """The radius of the naive bound if its limit on the mean is the band's own bound at R = 0, not Hoeffding's."""
+    measure = certificate.spec.measure
     mean, threshold = ((value - measure.score_min) / measure.range for value in (certificate.lower_bound(0.0), score))
-    return max(certificate.rule.sigma * float(ndtri(mean) - ndtri(threshold)), 0.0)
+    return max(certificate.spec.sigma * float(ndtri(mean) - ndtri(threshold)), 0.0)
 
 
 def certified_radii(path: Path) -> tuple[dict[str, np.ndarray], float, int]:
-    """For each curve the certified radii of all images at the measure's cutoff; 0 where the class is wrong or none."""
+    """For each curve the certified radii of all images at the measure's cutoff; 0 if the class is wrong or none."""
     saved = read_scores(str(path))
-    score, curves = saved.rule.measure.cutoff, {}
+    score, curves = saved.spec.measure.cutoff, {}
     for bound, name in BANDS.items():
-        rule = replace(saved.rule, bound=bound, eta=saved.rule.eta if bound == saved.rule.bound else None)
-        images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(rule)]
+        spec = replace(saved.spec, bound=bound, eta=saved.spec.eta if bound == saved.spec.bound else None)
+        images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(spec)]
         curves[name] = np.array([found.radius(score) * right for found, right in images])
-        if bound == saved.rule.bound:
+        if bound == saved.spec.bound:
             curves[MEAN_BAND] = np.array([radius_of_mean(found, score) * right for found, right in images])
             curves[MEAN_HOEFFDING] = np.array([found.radius(score, naive=True) * right for found, right in images])
     curves = {name: np.append(radii, np.zeros(len(saved.non_finite))) for name, radii in curves.items()}
-    return curves, score, saved.rule.n
+    return curves, score, saved.spec.n
 
 
 def draw_radius(folder: Path):

@@ -1,18 +1,18 @@
 """Small tables of text in four formats."""
-import csv
-import io
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas  # a program loads it when it prints a table, not at its start
 
 FORMATS = ("text", "markdown", "latex", "csv")
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
-    """A table as text, one line a row, in one of FORMATS. The cells are strings."""
-    lines = [list(header), *map(list, rows)]
+def format_table(frame: "pandas.DataFrame", style: str) -> str:
+    """A table as text, one line per row, in one of FORMATS; its index is left out. Cells are strings, or missing."""
+    frame = frame.fillna("")
+    header, lines = list(frame), [list(frame), *frame.to_numpy().tolist()]
     if style == "csv":
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(lines)
-        return buffer.getvalue()
+        return frame.to_csv(index=False, lineterminator="\n")
     if style == "latex":
         body = [" & ".join(map(_escape_latex, line)) + r" \\" for line in lines]
         return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\hline", body[0], r"\hline",

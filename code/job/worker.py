@@ -1,12 +1,12 @@
-"""One process or many: torchrun's environment decides, and the images are shared out over the ranks.
+"""One process of a run, alone or among the ranks of torchrun, and how they share out the images.
 
-Rows are a few hundred bytes, so PyTorch's key-value store (which torchrun starts) carries them; the ranks take images
+Rows are a few hundred bytes, so PyTorch's key-value store (which torchrun starts) carries them; the workers take images
 one by one from a common counter, since images that abstain early cost a hundredth of the others.
 """
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,17 +16,17 @@ POLL = 0.02  # seconds between two looks into the store: a blocking wait would n
 
 
 @dataclass
-class Ranks:
-    """This process's place among `size` processes; local: among those of its machine."""
+class Worker:
+    """This process's rank among `size` processes; local_rank: among those of its machine."""
 
     rank: int
     size: int
-    local: int
+    local_rank: int
     store: distributed.Store | None = None
 
     @classmethod
-    def from_environment(cls) -> "Ranks":
-        """The place that torchrun gave this process, or the only place."""
+    def from_environment(cls) -> "Worker":
+        """The rank that torchrun gave this process, or the only one."""
         return cls(*(int(os.environ.get(name, default))
                      for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
 
@@ -36,9 +36,9 @@ class Ranks:
         return self.rank == 0
 
     def device_name(self, name: str) -> str:
-        """The device of this rank for --device: a GPU of its own where there are several processes."""
+        """The device of this rank for --device: a GPU of its own if there are several processes."""
         several = self.size > 1 and (name == "cuda" or name == "auto" and torch.cuda.is_available())
-        return f"cuda:{self.local}" if several else name
+        return f"cuda:{self.local_rank}" if several else name
 
     def share(self, value):
         """Rank 0's value, on every rank."""
@@ -51,21 +51,22 @@ class Ranks:
             return value
         return pickle.loads(self._wait_for("shared"))
 
-    def in_order(self, tasks: list, work: Callable) -> Iterator:
-        """Share the tasks out; yield work(task) for each, in the order of `tasks`, on rank 0 (elsewhere nothing)."""
+    def map(self, work: Callable, tasks: Sequence) -> Iterator[tuple]:
+        """Share the tasks out, and yield (task, work(task)) on rank 0, in the order of `tasks`; nothing elsewhere."""
         if self.size == 1:
-            yield from map(work, tasks)
+            yield from ((task, work(task)) for task in tasks)
             return
         given = 0
         while (position := self.store.add("next", 1) - 1) < len(tasks):
             self.store.set(str(position), pickle.dumps(work(tasks[position])))
             while self.first and given < len(tasks) and self.store.check([str(given)]):
-                yield self._take(given)
+                yield tasks[given], self._take(given)
                 given += 1
         if self.first:
-            yield from map(self._take, range(given, len(tasks)))
+            yield from ((tasks[position], self._take(position)) for position in range(given, len(tasks)))
 
     def _take(self, position: int):
+        """The result of a task, removed from the store, once some rank has put it there."""
         result = pickle.loads(self._wait_for(str(position)))
         self.store.delete_key(str(position))
         return result

@@ -1,0 +1,101 @@
+"""Certified accuracy of certification logs: the fraction of images that are correct and bounded above a score.
+
+    python cert_acc.py LOG_FILE SCORE
+    python cert_acc.py LOG_FILE SCORE --confidence 0.99
+    python cert_acc.py LOG_FILE LOG_FILE ... SCORE --format markdown
+
+With one log and no option it prints what the paper's own cert_acc.py prints. --confidence gives lower limits on the
+certified accuracy over the population that the images are an independent sample of, one radius at a time.
+"""
+import argparse
+import sys
+
+import numpy as np
+
+from bounds import population_limit
+from errors import InputError, run
+from formats.log import Log, read_recorded_log
+from formats.rows import report_flaws
+from report.tables import FORMATS, format_table
+
+NAMES = {True: "using cdf bound", False: "without cdf bound"}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log_file", nargs="+", help="logs of certify.py or recertify.py, or the paper's")
+    parser.add_argument("score", type=float, help="certified: the bound on the expected score is strictly above it")
+    parser.add_argument("--confidence", type=float,
+                        help="add lower limits at this confidence on the population's certified accuracy, strictly "
+                             "between 0 and 1 (default: none)")
+    parser.add_argument("--alpha", type=float,
+                        help="error probability of a row, strictly between 0 and 1, for logs without a record; if a "
+                             "record has a smaller one, this one counts (default: the record's)")
+    parser.add_argument("--format", choices=FORMATS,
+                        help="print one table (default: the paper's report of a single log, else text)")
+    return parser.parse_args()
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise InputError for values that have no meaning."""
+    if not np.isfinite(args.score):
+        raise InputError(f"SCORE must be a finite number, not {args.score}")
+    for name in ("confidence", "alpha"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < 1:
+            raise InputError(f"--{name} must lie strictly between 0 and 1, not {value}")
+    if args.confidence is not None and 1 - args.confidence == 1:
+        raise InputError(f"--confidence {args.confidence} is 0 in float64")
+
+
+def print_reference_report(log: Log, score: float) -> None:
+    """What the paper's cert_acc.py prints, byte for byte."""
+    print(f"Expected score threshold = {score:f}")
+    for cdf, name in NAMES.items():
+        print("\n")
+        for radius, accuracy in zip(log.radii, log.certified_accuracy(score, cdf), strict=True):
+            print(f"Certified accuracy ({name}) at radius {radius:.2f} = {accuracy:f}")
+
+
+def row_alpha(args: argparse.Namespace, path: str, settings: dict) -> float:
+    """The error probability of a log's rows, the larger of its record's and --alpha. Raises InputError."""
+    recorded = settings.get("alpha")
+    known = [recorded] if isinstance(recorded, float) and 0 < recorded < 1 else []
+    if not known and args.alpha is None:
+        raise InputError(f"{path}: has no record of its alpha: give --alpha")
+    return max(known + ([] if args.alpha is None else [args.alpha]))
+
+
+def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
+    """One table of all the logs."""
+    import pandas  # only here: a report needs none
+
+    rows = []
+    for path, (log, settings) in logs.items():
+        for cdf, name in NAMES.items():
+            lines = {name: log.certified_accuracy(args.score, cdf)}
+            if args.confidence is not None:
+                alpha = row_alpha(args, path, settings)
+                limits = population_limit(log.certified(args.score, cdf).sum(0), log.images, args.confidence, alpha)
+                lines[f"{name}, population"] = np.floor(limits * 1e4) / 1e4  # cut off: none is printed above itself
+            for what, values in lines.items():
+                cells = {radius: f"{value:.4f}" for radius, value in zip(log.radii, values, strict=True)}
+                rows.append({"log": path, "certified accuracy": what} | cells)
+    frame = pandas.DataFrame(rows).set_index(["log", "certified accuracy"]).sort_index(axis=1)
+    return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), args.format or "text")
+
+
+def main() -> None:
+    args = parse_arguments()
+    check_arguments(args)
+    logs = {path: read_recorded_log(path) for path in args.log_file}
+    for log, _ in logs.values():
+        report_flaws(log)
+    if len(logs) == 1 and args.format is None and args.confidence is None:
+        print_reference_report(next(iter(logs.values()))[0], args.score)
+    else:
+        print(table(args, logs), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

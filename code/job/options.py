@@ -1,0 +1,87 @@
+"""The arguments that the sampling programs (certify.py, predict.py) share, and their checks."""
+import argparse
+import math
+
+import datasets
+from bounds import LARGEST_N, SMALLEST_ALPHA
+from certificate import BOUNDS, RADII
+from errors import InputError
+from measures import MEASURES
+from noise import LARGEST_INTEGER_SIGMA, NOISES, SEEDS, SMALLEST_SIGMA
+from sampler import PRECISIONS
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
+                         least_alpha: float = SMALLEST_ALPHA) -> None:
+    """Data set, network, noise, and what fixes the samples; least_n, least_alpha: of the program's statistics."""
+    parser.add_argument("dataset", choices=datasets.DATASETS)
+    parser.add_argument("base_classifier", help="checkpoint of a network (see train.py)")
+    parser.add_argument("sigma", type=float,
+                        help=f"standard deviation of the noise, pixels in [0, 1]; {SMALLEST_SIGMA} to "
+                             f"{LARGEST_INTEGER_SIGMA:g} (no upper limit with --noise float)")
+    parser.add_argument("outfile", help="the log; the same command resumes a run that was stopped")
+    parser.add_argument("--batch", type=int, default=1000,
+                        help="samples of a forward pass, 1 or more (on a CPU: at most; default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=1,
+                        help="use the images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
+    parser.add_argument("--max", type=int, default=-1,
+                        help="stop before this index, 1 or more (default: %(default)s, no limit)")
+    parser.add_argument("--split", choices=datasets.SPLITS, default="test", help="images to use (default: %(default)s)")
+    parser.add_argument("--N0", type=int, default=100,
+                        help="samples that choose the class, 1 or more (default: %(default)s)")
+    parser.add_argument("--N", type=int, default=100000,
+                        help=f"samples that bound its score, {least_n} to {LARGEST_N} (default: %(default)s)")
+    parser.add_argument("--alpha", type=float, default=0.001,
+                        help=f"error probability of an image's result, at least {least_alpha:g} and below 1 "
+                             "(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help=f"of the noise, 0 to {SEEDS - 1} (default: %(default)s)")
+    parser.add_argument("--noise", choices=NOISES, default=NOISES[0],
+                        help="integer: certificates that hold in floating point, of 8-bit images; float: float32 noise "
+                             "is taken for a Gaussian (default: %(default)s)")
+    parser.add_argument("--round_images", action="store_true",
+                        help="with integer noise: certify the nearest 8-bit image of one that is none")
+    parser.add_argument("--device", default="auto",
+                        help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
+                        help="of the network; the certificate is that of the network at this precision "
+                             "(default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.add_argument("--overwrite", action="store_true", help="start over; the old log is kept as OUTFILE.bak")
+
+
+def add_certificate_options(parser: argparse.ArgumentParser) -> None:
+    """Measures, band and radii."""
+    parser.add_argument("--confidence_measure", nargs="+", choices=MEASURES, default=["pred_score"],
+                        help="several share their samples; OUTFILE then contains {confidence_measure} "
+                             "(default: pred_score)")
+    parser.add_argument("--bound", choices=BOUNDS, default=BOUNDS[0],
+                        help="confidence band of the score's CDF; dkw needs an alpha of 0.5 at most "
+                             "(default: %(default)s)")
+    parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R",
+                        help="increasing multiples of 0.01, 0 or above, L2 distance of pixels in [0, 1] "
+                             f"(default: {' '.join(f'{radius:g}' for radius in RADII)})")
+
+
+def check_noise_options(args: argparse.Namespace) -> None:
+    """Raise InputError for a standard deviation or a seed that no noise can have."""
+    if not SMALLEST_SIGMA <= args.sigma < math.inf:
+        raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {args.sigma}")
+    if args.noise == "integer" and args.sigma > LARGEST_INTEGER_SIGMA:
+        raise InputError(f"SIGMA must be at most {LARGEST_INTEGER_SIGMA:g} with integer noise, not {args.sigma}: "
+                         "--noise float has no such limit")
+    if args.noise == "float" and args.round_images:
+        raise InputError("--round_images belongs to integer noise, not to --noise float")
+    if not 0 <= args.seed < SEEDS:
+        raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")
+
+
+def check_sampling_options(args: argparse.Namespace) -> None:
+    """Raise InputError for a value that no run can use."""
+    check_noise_options(args)
+    for name in ("batch", "skip", "N0", "N"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} must be 1 or above, not {getattr(args, name)}")
+    if args.max < 1 and args.max != -1:
+        raise InputError(f"--max must be 1 or above (or -1: no limit), not {args.max}")
+    if not 0 < args.alpha < 1:
+        raise InputError(f"--alpha must lie strictly between 0 and 1, not {args.alpha}")

@@ -1,0 +1,134 @@
+"""A run of a sampling program: its images and network, its logs on rank 0, and the loop over its images."""
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+
+import torch
+from tqdm import tqdm
+
+from architectures import file_sha256, load_checkpoint
+from core import NonFiniteScores
+from datasets import INFO, open_images
+from job.output import ResumableLog
+from job.settings import settings_of, start_of_run
+from job.worker import Worker
+from noise import make_noise
+from sampler import choose_device
+
+STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
+
+
+class Run:
+    """A context in which a program maps a function over the images that its logs lack, and writes the results.
+
+    check(args) raises InputError for bad arguments, and returns what every rank needs of them, `prepared`;
+    open_logs(run) gives the ResumableLogs. Rank 0 alone calls both and holds the files; `worker` is this process.
+
+    images, num_classes, network, device   what the arguments name
+    todo                                   the indices of the images that some log lacks
+    status                                 the exit status: 1 if an image got no row
+    """
+
+    def __init__(self, args: argparse.Namespace, check: Callable, open_logs: Callable[["Run"], Iterable[ResumableLog]]):
+        self.args, self._check, self._open_logs = args, check, open_logs
+        self.worker, self.logs, self.todo, self.prepared = Worker.from_environment(), [], [], None
+        self._without_row = []
+
+    def __enter__(self) -> "Run":
+        with ExitStack() as stack:
+            if self.worker.first:
+                self.prepared = self._check(self.args)
+                self._load()
+                for log in self._open_logs(self):
+                    self.logs.append(stack.enter_context(closing(log)))
+                self.todo = [i for i in self._indices if any(i not in log.done for log in self.logs)]
+                self._begin_logs()
+            self.todo, self.prepared = self.worker.share((self.todo, self.prepared))
+            if not self.worker.first:
+                self._load()
+            self._files = stack.pop_all()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._files.close()
+
+    @property
+    def status(self) -> int:
+        """The exit status of the program: 1 if an image got no row."""
+        return 1 if self._without_row else 0
+
+    def settings(self, **known) -> dict:
+        """What a row of this run depends on."""
+        return settings_of(self.args, arch=self._checkpoint["arch"], device_type=self.device.type,
+                           checkpoint_sha256=file_sha256(self.args.base_classifier), delta=self._delta(), **known)
+
+    def _delta(self) -> float:
+        """CertificateSpec.delta for the images of this run: programs that read its log see no image."""
+        noise = make_noise(self.args.noise, self.args.sigma, torch.device("cpu"))
+        return noise.delta(self.images.load(0)[0].numel())
+
+    def start(self) -> dict:
+        """What is recorded of this start."""
+        cuda = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine()
+        return start_of_run(self.args, processes=self.worker.size, device_name=name)
+
+    def map(self, work: Callable[[int], object]) -> Iterator[tuple[int, object]]:
+        """Call work(index) for each image of `todo`, on all ranks, and yield (index, result) in order, on rank 0 alone.
+
+        The result is None for an image with a non-finite score.
+        """
+        def attempt(index: int):
+            try:
+                return work(index)
+            except NonFiniteScores:
+                return None
+
+        yield from tqdm(self.worker.map(attempt, self.todo), total=len(self.todo), unit="image",
+                        disable=not (self.worker.first and self.todo))
+        if self._without_row:
+            print(f"no row for {len(self._without_row)} images with non-finite scores: "
+                  f"{', '.join(map(str, self._without_row))}; repeating the command tries these again", file=sys.stderr)
+
+    def write(self, index: int, result: Iterable[tuple] | None) -> None:
+        """Write the result of an image: for each log its row (and saved scores), or None, recorded as without a row."""
+        if result is None:
+            self._without_row.append(index)
+            for log in self.logs:
+                log.record_without_row(index)
+            tqdm.write(f"image {index}: a score is NaN or infinite; it gets no row", file=sys.stderr)
+            return
+        for log, parts in zip(self.logs, result, strict=True):
+            log.write(index, *parts)
+
+    def _load(self) -> None:
+        """Load what the arguments name. Raises InputError."""
+        args = self.args
+        self.device = choose_device(self.worker.device_name(args.device))
+        self.network, self._checkpoint = load_checkpoint(args.base_classifier, args.dataset)
+        self.images, self._indices = open_images(args.dataset, args.split, args.skip, args.max)
+        self.num_classes = INFO[args.dataset].num_classes
+
+    def _begin_logs(self) -> None:
+        if not self.todo:
+            print(f"{self.args.outfile}: complete; nothing to do", file=sys.stderr)
+            return
+        self._warn()
+        for log in self.logs:
+            log.begin()
+
+    def _warn(self) -> None:
+        """Report on stderr what the user may not expect of this run."""
+        config = self._checkpoint.get("config")
+        trained = config.get("noise_sd") if isinstance(config, dict) else None
+        if isinstance(trained, float) and trained != self.args.sigma:
+            print(f"warning: this network was trained with noise {trained:g}, and is smoothed with {self.args.sigma:g}",
+                  file=sys.stderr)
+        if self.args.noise == "float":
+            print("float noise is taken for exact Gaussian noise, which no float is; --noise integer makes no such "
+                  "assumption", file=sys.stderr)
+        if self.args.precision != "fp32":
+            print(f"the network runs in {self.args.precision}: the log is about the network at this precision",
+                  file=sys.stderr)
