@@ -5,21 +5,19 @@ Speed is shown by the benchmarks and never asserted.
 import math
 import sys
 
+import machine
 import numpy as np
+import plain_loop
+import precision
 import pytest
+import sampling
 import torch
-from helpers import ROOT, fake_checkpoint, random_network
+from helpers import fake_checkpoint, random_network
 from torch import nn
 
 from certificate import CertificateSpec
 from errors import InputError
 from measures import MEASURES
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import machine  # noqa: E402
-import plain_loop  # noqa: E402
-import precision  # noqa: E402
-import sampling  # noqa: E402
 
 CPU = torch.device("cpu")
 
