@@ -15,6 +15,7 @@ import numpy as np
 from bounds import population_limit
 from errors import InputError, run
 from formats.log import Log, read_recorded_log
+from formats.record import report_settled
 from formats.rows import report_flaws
 from report.tables import FORMATS, format_table
 
@@ -89,8 +90,9 @@ def main() -> None:
     args = parse_arguments()
     check_arguments(args)
     logs = {path: read_recorded_log(path) for path in args.log_file}
-    for log, _ in logs.values():
+    for path, (log, settings) in logs.items():
         report_flaws(log)
+        report_settled(path, settings, [args.score])
     if len(logs) == 1 and args.format is None and args.confidence is None:
         print_reference_report(next(iter(logs.values()))[0], args.score)
     else:
