@@ -2,6 +2,7 @@
 
     python code/certify.py cifar10 CHECKPOINT 0.25 OUTFILE --skip 20
     python code/certify.py cifar10 CHECKPOINT 0.25 'log_{confidence_measure}' --confidence_measure pred_score margin
+    python code/certify.py cifar10 CHECKPOINT 0.25 OUTFILE --settle 0.5
     IMAGENET_DIR=... torchrun --nproc_per_node=8 -- code/certify.py imagenet CHECKPOINT 0.5 OUTFILE --batch 400
 
 OUTFILE gets one row per image (its columns: formats/log.py), OUTFILE.json the settings of the run. Repeating a command
@@ -38,8 +39,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save_scores", action="store_true",
                         help="keep each image's order statistics in OUTFILE.scores (turns early abstention off)")
     parser.add_argument("--settle", type=float, nargs="+", metavar="SCORE",
-                        help="one for each measure: stop sampling an image once it is settled at every radius whether "
-                             "its bound exceeds SCORE (default: take all N samples)")
+                        help="one for each measure, strictly between its least and its greatest score: stop sampling "
+                             "an image once it is settled at every radius whether its bound exceeds SCORE (default: "
+                             "take all N samples)")
     args = parser.parse_args()
     args.early_abstain &= not args.save_scores
     return args
