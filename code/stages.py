@@ -11,7 +11,8 @@ fails with probability at most alpha_k. Outside an event of probability at most 
 all the looks hold together, at all radii and scores, and so do those of the look that is chosen, by whatever rule and
 after seeing whatever scores. The same holds for the limits on the mean (`exp`), with an event of their own.
 
-So giving up needs no error budget: a radius given up too early costs a certificate, and makes none false.
+So giving up needs no error budget: a radius given up too early costs a certificate, and makes none false. What is
+settled is the bound from the CDF; the columns `exp` of a staged log are not those of the paper's baseline at its best.
 """
 import math
 from dataclasses import dataclass, replace

@@ -113,7 +113,7 @@ class Run:
             tqdm.write(f"image {index}: a score is NaN or infinite; it gets no row", file=sys.stderr)
             return
         self._samples.append(result.samples)
-        self._bar.set_postfix(samples=sum(self._samples), refresh=False)
+        self._bar.set_postfix_str(f"{sum(self._samples)} samples", refresh=False)
         for log, parts in zip(self.logs, result.rows, strict=True):
             log.write(index, *parts)
 
