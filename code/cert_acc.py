@@ -66,6 +66,13 @@ def row_alpha(args: argparse.Namespace, path: str, settings: dict) -> float:
     return max(known + ([] if args.alpha is None else [args.alpha]))
 
 
+def report_post_hoc(path: str, settings: dict) -> None:
+    """Say on stderr if a log's band or alpha were chosen after its run: it is not the run's only statement."""
+    if settings.get("post_hoc") is True:
+        print(f"{path}: certified post hoc, with another band or alpha than the run: its alpha adds to that of the run",
+              file=sys.stderr)
+
+
 def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
     """One table of all the logs."""
     import pandas  # only here: a report needs none
@@ -89,8 +96,10 @@ def main() -> None:
     args = parse_arguments()
     check_arguments(args)
     logs = {path: read_recorded_log(path) for path in args.log_file}
-    for log, _ in logs.values():
+    for path, (log, settings) in logs.items():
         report_flaws(log)
+        if args.confidence is not None:
+            report_post_hoc(path, settings)
     if len(logs) == 1 and args.format is None and args.confidence is None:
         print_reference_report(next(iter(logs.values()))[0], args.score)
     else:

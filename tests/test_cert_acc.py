@@ -199,6 +199,16 @@ def test_the_larger_alpha_counts(logs):
         assert float(cells_of(result.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
 
 
+def test_post_hoc_logs_are_named(logs):
+    """A limit on the population from a log whose band or alpha were chosen later is a second statement of the run."""
+    write_record(logs[0], alpha=0.02, post_hoc=True)
+    write_record(logs[1], alpha=0.02, post_hoc=False)
+    result = cert_acc(*logs, 0.5, "--confidence", 0.9)
+    line, = result.stderr.splitlines()
+    assert result.returncode == 0 and line.startswith(f"{logs[0]}: ") and "post hoc" in line and "adds" in line
+    assert cert_acc(*logs, 0.5).stderr == ""  # without the option nothing is claimed of a population
+
+
 def test_images_without_a_row_are_not_certified(logs):
     """Images with non-finite scores are images of the sample too: 9 of 15 are certified, not 9 of 12."""
     record = {"settings": {"alpha": 0.02}, "starts": [{}], "non_finite": [5, 0, 15, 25]}  # 0 has a row by now
