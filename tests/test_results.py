@@ -72,7 +72,7 @@ def test_sampling_again_agrees(log):
 
 
 def test_documents_show_what_tables_sh_prints():
-    """The tables of docs/results.md are the script's output on the shipped logs, and the README's four rows are of them."""
+    """The tables of docs/results.md are the output of the script on the shipped logs; the README's rows are of them."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(["bash", "scripts/tables.sh"], cwd=ROOT, capture_output=True, text=True,
                             env={**os.environ, "PATH": path})
