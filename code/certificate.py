@@ -31,7 +31,8 @@ class CertificateSpec:
     bound: one of BOUNDS; alpha: error probability of a certificate; sigma, radii: in pixels of range [0, 1];
     float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
     the law of the noisy images that were drawn and the exact one (see noise.py);
-    kept_ranks: the band uses the ranks that --save_scores keeps, whatever the bound; eta: see clopper_pearson_band.
+    weights, eta: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then
+    uses whatever its own weights and bound, or None;
     """
 
     measure: Measure
@@ -40,7 +41,8 @@ class CertificateSpec:
     sigma: float
     bound: str = "clopper_pearson"
     radii: tuple[float, ...] = RADII
-    kept_ranks: bool = False
+    weights: str = "falling"
+    kept_ranks: str | None = None
     eta: float | None = None
     float_noise: bool = False
     delta: float = 0.0
@@ -51,7 +53,7 @@ class CertificateSpec:
 
         It holds under exact noise, whose probabilities are within delta of those of the noise that was drawn.
         """
-        band = _band(self.n, self.alpha, self.bound, self.kept_ranks, self.eta)
+        band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, self.eta)
         return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
 
     def shift(self, radius):
@@ -59,7 +61,7 @@ class CertificateSpec:
         return radius / (float(np.float32(self.sigma)) if self.float_noise else self.sigma)
 
     @cached_property
-    def weights(self) -> np.ndarray:
+    def shifted(self) -> np.ndarray:
         """Phi(Phi^-1(p_j) - R / sigma), [radii, ranks]: for every image. Raises ValueError for a bad radius."""
         for radius in self.radii:
             _check_radius(radius)
@@ -67,11 +69,11 @@ class CertificateSpec:
             return shifted_probability(self.band.prob, self.shift(np.asarray(self.radii))[:, None])
 
     def prepare(self) -> "CertificateSpec":
-        """Compute band and weights now, which are the same for every image, and return self.
+        """Compute band and shifted probabilities now, which are the same for every image, and return self.
 
         Raises ValueError for a bad n, alpha, bound or radius: before any sampling.
         """
-        _ = self.band, self.weights
+        _ = self.band, self.shifted
         return self
 
     def certificate(self, chosen: int, mean: float, thresholds: np.ndarray) -> "Certificate":
@@ -86,11 +88,11 @@ class CertificateSpec:
 
 
 @lru_cache
-def _band(n: int, alpha: float, bound: str, kept_ranks: bool, eta: float | None) -> Band:
+def _band(n: int, alpha: float, bound: str, weights: str, kept_ranks: str | None, eta: float | None) -> Band:
     if bound == "clopper_pearson":
-        return clopper_pearson_band(n, alpha, eta)
+        return clopper_pearson_band(n, alpha, eta, weights, kept_ranks)
     if bound == "dkw":
-        return dkw_band(n, alpha, clopper_pearson_ranks(n) if kept_ranks else None)
+        return dkw_band(n, alpha, clopper_pearson_ranks(n, kept_ranks) if kept_ranks else None)
     raise ValueError(f"unknown bound {bound!r}: choose from {', '.join(BOUNDS)}")
 
 
@@ -124,7 +126,7 @@ class Certificate:
             return (0.0,) * len(self.spec.radii)
         if self.thresholds is None:
             return (self.spec.measure.score_min,) * len(self.spec.radii)
-        return tuple(weighted_score_bound(self.thresholds, self.spec.weights, self.spec.measure.score_min).tolist())
+        return tuple(weighted_score_bound(self.thresholds, self.spec.shifted, self.spec.measure.score_min).tolist())
 
     @cached_property
     def exp(self) -> tuple[float, ...]:

@@ -44,8 +44,9 @@ def parse_arguments() -> argparse.Namespace:
 def make_specs(args: argparse.Namespace) -> list[CertificateSpec]:
     """The spec of each measure's certificates. Raises InputError for arguments that no run can use."""
     check_sampling_options(args)
+    kept_ranks = args.weights if args.save_scores else None
     specs = [check_spec(CertificateSpec(MEASURES[name], args.N, args.alpha, args.sigma, args.bound, tuple(args.radii),
-                                        kept_ranks=args.save_scores)) for name in args.confidence_measure]
+                                        args.weights, kept_ranks)) for name in args.confidence_measure]
     if len(set(args.confidence_measure)) < len(args.confidence_measure):
         raise errors.InputError("--confidence_measure: each measure once")
     if len(args.confidence_measure) > 1 and PLACE not in args.outfile:
@@ -58,7 +59,8 @@ def open_logs(run: Run) -> Iterator[ResumableLog]:
     args = run.args
     for spec in run.prepared:
         name, score_range = spec.measure.name, (spec.measure.score_min, spec.measure.score_max)
-        scores = partial(parse_scores, n=args.N, score_range=score_range) if args.save_scores else None
+        scores = (partial(parse_scores, n=args.N, weights=args.weights, score_range=score_range) if args.save_scores
+                  else None)
         yield ResumableLog(args.outfile.replace(PLACE, name),
                            run.settings(program="certify", confidence_measure=name), run.start(), columns(args.radii),
                            partial(parse_log, score_range=score_range), scores, eta=spec.band.eta,

@@ -123,7 +123,7 @@ class Smooth:
             raise ValueError("prediction is by the expected pred_score")
         if n0 < 1 or batch_size < 1 or n < 2 or not 0 < alpha < 1:
             raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
-        spec = self.complete(_cached_spec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,)), x)
+        spec = self.complete(_cached_spec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), weights="equal"), x)
         ranks = spec.band.ranks
 
         def prediction(batch: int) -> Prediction:

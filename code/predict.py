@@ -35,7 +35,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_sampling_options(args)
     if args.N < 2:
         raise errors.InputError("--N must be 2 or above")
-    check_spec(CertificateSpec(MEASURES["pred_score"], args.N, args.alpha / 2, args.sigma))
+    check_spec(CertificateSpec(MEASURES["pred_score"], args.N, args.alpha / 2, args.sigma, weights="equal"))
 
 
 def open_logs(run: Run) -> list[ResumableLog]:

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from bounds import SMALLEST_ALPHA
+from bounds import SMALLEST_ALPHA, WEIGHTS
 from certificate import BOUNDS, CertificateSpec
 from errors import run
 from formats.log import Row, columns, parse_log
@@ -34,6 +34,8 @@ def parse_arguments() -> argparse.Namespace:
                              "is post hoc)")
     parser.add_argument("--bound", choices=BOUNDS,
                         help="band; dkw needs an alpha of 0.5 at most (default: the run's; another is post hoc)")
+    parser.add_argument("--weights", choices=WEIGHTS,
+                        help="levels of the Clopper-Pearson limits (default: the run's; others are post hoc)")
     parser.add_argument("--radii", type=float, nargs="+", metavar="R",
                         help="increasing multiples of 0.01, 0 or above (default: the run's)")
     parser.add_argument("--no_abstain", action="store_true", help="write the bounds below the measure's cutoff, too")
@@ -45,10 +47,15 @@ def make_spec(args: argparse.Namespace, saved: SavedScores) -> CertificateSpec:
     """The spec that the arguments ask for. Raises InputError."""
     own = saved.spec
     spec = replace(own, alpha=own.alpha if args.alpha is None else args.alpha, bound=args.bound or own.bound,
-                   radii=tuple(args.radii or own.radii))
-    if spec.alpha != own.alpha or spec.bound != own.bound:
-        spec = replace(spec, eta=None)  # the recorded eta belongs to (N, alpha)
+                   weights=args.weights or own.weights, radii=tuple(args.radii or own.radii))
+    if statement(spec) != statement(own):
+        spec = replace(spec, eta=None)  # the recorded eta belongs to (N, alpha, weights)
     return check_spec(spec)
+
+
+def statement(spec: CertificateSpec) -> tuple:
+    """What must be fixed before the scores are seen; a certificate by another one is post hoc."""
+    return spec.alpha, spec.bound, spec.weights
 
 
 def main() -> None:
@@ -58,8 +65,8 @@ def main() -> None:
     spec = make_spec(args, saved)
     settings = {**saved.settings,
                 **settings_of(args, program="recertify", bound=spec.bound, alpha=spec.alpha, radii=list(spec.radii),
-                              scores_sha256=saved.sha256,
-                              post_hoc=(spec.bound, spec.alpha) != (saved.spec.bound, saved.spec.alpha))}
+                              weights=spec.weights, scores_sha256=saved.sha256,
+                              post_hoc=statement(spec) != statement(saved.spec))}
     score_range = spec.measure.score_min, spec.measure.score_max
     log = ResumableLog(args.outlog, settings, start_of_run(args), columns(spec.radii),
                        partial(parse_log, score_range=score_range), eta=spec.band.eta, overwrite=args.overwrite)

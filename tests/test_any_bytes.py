@@ -26,10 +26,11 @@ HEADER = "\t".join(columns(RADII)) + "\n"
 LOG = (HEADER + "0\t3\t3\t0.75\t0.5\t0.7\t0.25\t1\t0:00:01.5\n20\t4\t3\t0.9\t0.5\t0.8\t0.4\t0\t1 day, 0:00:01\n"
        "40\t4\t-1\t0.0\t0.0\t0.0\t0.0\t0\t0:00:00.1\n").encode()
 SETTINGS = {"program": "certify", "dataset": "cifar10", "sigma": 0.25, "N": N, "N0": 4, "alpha": 0.3, "seed": 0,
-            "confidence_measure": "pred_score", "bound": "clopper_pearson", "radii": list(RADII), "save_scores": True}
+            "confidence_measure": "pred_score", "bound": "clopper_pearson", "radii": list(RADII), "weights": "equal",
+            "save_scores": True}
 RECORD = {"settings": SETTINGS, "starts": [{"batch": 10, "arguments": {}}], "eta": 0.1, "non_finite": [60, 20],
-          "scores_dtype": describe_dtype(scores_dtype(N))}
-SCORES = np.zeros(3, scores_dtype(N))
+          "scores_dtype": describe_dtype(scores_dtype(N, "equal"))}
+SCORES = np.zeros(3, scores_dtype(N, "equal"))
 SCORES["idx"], SCORES["label"], SCORES["chosen"] = [0, 20, 40], [3, 4, 4], [3, 3, 1]
 SCORES["order"] = np.linspace(0.9, 0.99, SCORES["order"].shape[1])  # high enough for a certificate
 SCORES["mean"] = 0.95

@@ -114,7 +114,8 @@ def test_sampling_report(monkeypatch, tmp_path, capsys):
     text = out.read_text()
     assert text == capsys.readouterr().out
     header, *rows = markdown_rows(text, "network")
-    assert [row[1] for row in rows] == ["plain loop", "plain loop, best batch", "fp32", "fp32", "bf16", "bf16"]
+    assert [row[1] for row in rows] == ["plain loop", "plain loop, best batch", "fp32", "fp32", "bf16", "bf16",
+                                        "fp32, float noise"]
     assert rows[0][2] == "4" and rows[1][2] in "23" and rows[2][2] == "64" and rows[0][5] == "1.00"
     assert all(len(row) == len(header) and float(row[3]) > 0 and row[6].endswith("%") for row in rows)
     assert len(markdown_rows(text, "bounds of one image")) == 4

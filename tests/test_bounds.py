@@ -2,13 +2,14 @@
 import json
 import math
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.special import betainc, gammaln
-from scipy.stats import binomtest, norm
+from scipy.special import betainc, gammaln, logsumexp
+from scipy.stats import binom, binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 
 import bounds
@@ -17,6 +18,8 @@ from measures import MEASURES
 DATA = Path(__file__).parent / "data"
 REFERENCE = json.loads((DATA / "reference_bounds.json").read_text())
 RADII = np.arange(7) * 0.25
+BANDS = {"falling": bounds.clopper_pearson_band, "equal": partial(bounds.clopper_pearson_band, weights="equal"),
+         "dkw": bounds.dkw_band}
 UNLIKELY = 1e-4  # a simulation may fail by chance this often, were its seed not fixed
 
 
@@ -63,6 +66,22 @@ def test_limit_is_safe():
         p = Fraction(float(bounds.clopper_pearson_limit(k, n, 0.001)))
         tail = sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
         assert 0.001 * (1 - 1e-9) <= tail <= Fraction(0.001)
+
+
+@pytest.mark.parametrize("n", [1000, 100_000, 10_000_000])
+@pytest.mark.parametrize("eta", [1e-3, 1e-8, 1e-20, 1e-60, 1e-100, 1e-108])
+def test_limit_at_small_levels(n, eta):
+    """P(k or more successes) at the limit, summed from the binomial probabilities: never above eta, and hardly below.
+
+    The limit's level is lowered by 1e-5, and its factor 1 - 1e-12 counts as 1e-5 more at n successes. The smallest
+    level of a falling band is above 1e-108: alpha = 1e-100, over the sum of the weights, less than 10, and times the
+    weight of rank LARGEST_N, above 3e-5.
+    """
+    assert 1e-100 * bounds.limit_weights([bounds.LARGEST_N], "falling")[0] / 10 > 1e-108
+    for k in (1, 2, 3, 10, 100, n // 10, n // 3, n // 2, 2 * n // 3, n - 100, n - 10, n - 1, n):
+        p = bounds.clopper_pearson_limit(k, n, eta * bounds.QUANTILE_MARGIN)
+        tail = logsumexp(binom.logpmf(np.arange(k, min(n, k + 20_000) + 1), n, p))
+        assert -3e-5 < tail - math.log(eta) < 0
 
 
 # --- Clopper-Pearson: all limits at once ----------------------------------------------------------------------------
@@ -119,43 +138,84 @@ def test_failure_probability_simulated(n):
     """Order statistics of uniforms: a limit fails where p_j > 1 - U_(r_j)."""
     rng = np.random.default_rng(n)
     uniforms = np.sort(rng.random((20_000, n)), axis=1)
-    for band in (bounds.clopper_pearson_band(n, 0.2), bounds.dkw_band(n, 0.2)):
+    for make_band in BANDS.values():
+        band = make_band(n, 0.2)
         failures = np.any(band.prob > 1 - uniforms[:, band.ranks - 1], axis=1).sum()
         expected = bounds.failure_probability(n, band.ranks, band.prob)
         assert binomtest(failures, len(uniforms), expected).pvalue > UNLIKELY
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 50])
-@pytest.mark.parametrize("alpha", [1e-15, 1.7e-10, 0.001, 0.5, 0.999])
-def test_calibration_exact(n, alpha):
+@pytest.mark.parametrize("alpha", [1e-15, 1e-10, 1.7e-10, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("weights", bounds.WEIGHTS)
+def test_calibration_exact(n, alpha, weights):
     """The band fails with probability at most alpha, in exact arithmetic, and hardly less."""
-    band = bounds.clopper_pearson_band(n, alpha)
+    band = bounds.clopper_pearson_band(n, alpha, weights=weights)
     failure = exact_failure(n, band.ranks, band.prob)
     assert failure <= Fraction(alpha)
     assert alpha < 1e-10 or n == 1 or bounds.failure_probability(n, band.ranks, band.prob) <= alpha
     if alpha >= bounds.SMALLEST_CALIBRATED_ALPHA and n > 1:
         assert failure >= Fraction(alpha) * (1 - Fraction(1, 10_000))
+    w = bounds.limit_weights(band.ranks, weights)
     if n == 1:
-        assert band.eta == alpha
+        assert band.eta * w[0] == pytest.approx(alpha, rel=1e-15)
     elif alpha == 1e-15:  # Bonferroni
-        assert 1 - 2e-6 < band.eta / (alpha / len(band.ranks)) < 1
+        assert 1 - 2e-5 < band.eta * w.sum() / alpha < 1
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20, 100, 700])
+@pytest.mark.parametrize("alpha", [1e-10, 3e-10, 1e-8])
+def test_calibration_just_above_bonferroni(n, alpha):
+    """Small alphas, where the limits hardly ever fail together and eta is close to the lower end of its bracket."""
+    for weights in bounds.WEIGHTS:
+        band = bounds.clopper_pearson_band(n, alpha, weights=weights)
+        assert band.eta >= alpha / bounds.limit_weights(band.ranks, weights).sum() * (1 - 1e-5)
+        assert bounds.failure_probability(n, band.ranks, band.prob) <= alpha
+
+
+def test_falling_weights():
+    """r^-1.25 + 0.1 r^-0.5 by hand at ranks 1, 16 and 10^4, decreasing; equal ones are 1."""
+    expected = [1.1, 1 / 32 + 0.1 / 4, 1e-5 + 0.001]
+    assert bounds.limit_weights([1, 16, 10_000], "falling") == pytest.approx(expected, rel=1e-12)
+    assert np.all(np.diff(bounds.limit_weights(np.arange(1, 100_000), "falling")) < 0)
+    assert bounds.limit_weights([1, 16], "equal").tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("weights", bounds.WEIGHTS)
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 29, 30, 31, 59, 60, 61, 100, 999, 5000, 40_000, 300_000])
+def test_limits_fall_with_the_rank(n, weights):
+    """p_j, the probability of X_(r_j) or more, is a survival function at any eta: nowhere does it rise or repeat."""
+    for alpha in (1e-90, 1e-12, 1e-4, 0.05, 0.9):
+        ranks = bounds.clopper_pearson_ranks(n, weights)
+        w = bounds.limit_weights(ranks, weights)
+        etas = [alpha / w.sum(), alpha / w.max()]  # the ends of its bracket
+        if n <= 1000:
+            etas.append(bounds.clopper_pearson_eta(n, alpha, weights))
+        for eta in etas:
+            prob = bounds.clopper_pearson_limit(n - ranks + 1, n, eta * w)
+            assert np.all(np.diff(prob) < 0) and 0 < prob[-1] <= prob[0] < 1
 
 
 def test_check_figures():
-    """The figures of the project's plan for n = 100,000, alpha = 0.001."""
-    assert len(bounds.clopper_pearson_ranks(100_000)) == 998
-    assert len(bounds.clopper_pearson_ranks(100_000, 300)) == 301
-    assert bounds.clopper_pearson_eta(100_000, 0.001) == pytest.approx(8.92e-6, abs=0.005e-6)
-    assert bounds.clopper_pearson_eta(100_000, 0.001, intervals=300) == pytest.approx(1.307e-5, abs=0.0005e-5)
+    """The figures of the project's plan for n = 100,000, alpha = 0.001, equal weights."""
+    assert len(bounds.clopper_pearson_ranks(100_000, "equal")) == 998
+    assert len(bounds.clopper_pearson_ranks(100_000, "equal", 300)) == 301
+    assert bounds.clopper_pearson_eta(100_000, 0.001, "equal") == pytest.approx(8.92e-6, abs=0.005e-6)
+    assert bounds.clopper_pearson_eta(100_000, 0.001, "equal", intervals=300) == pytest.approx(1.307e-5, abs=0.0005e-5)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 10, 999, 1000, 12_345])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 45, 999, 1000, 12_345, 1_000_000])
 def test_ranks(n):
-    """Increasing, from 1, in [1, n]; the Clopper-Pearson ranks are round(n sin^2) and end at n."""
+    """Increasing, from 1, in [1, n]; the Clopper-Pearson ranks are round(n sin^2) and end at n.
+
+    With falling weights the 30 lowest and the 30 highest ranks are among them.
+    """
     wanted = {min(max(round(n * math.sin(i * math.pi / 2000) ** 2), 1), n) for i in range(1001)}
-    assert bounds.clopper_pearson_ranks(n).tolist() == sorted(wanted)
-    assert bounds.clopper_pearson_ranks(n)[-1] == n
-    step = 1 if n <= 10_000 else 2
+    assert bounds.clopper_pearson_ranks(n, "equal").tolist() == sorted(wanted)
+    assert bounds.clopper_pearson_ranks(n, "equal")[-1] == n
+    ends = {rank for rank in (*range(1, 31), *range(n - 29, n + 1)) if 1 <= rank <= n}
+    assert bounds.clopper_pearson_ranks(n).tolist() == sorted(wanted | ends)
+    step = math.ceil(n / 10_000)
     assert bounds.dkw_ranks(n).tolist() == list(range(1, n + 1, step))
 
 
@@ -180,32 +240,62 @@ SCORES = {  # from a uniform u: the score, and the function s -> P(score >= s) a
 
 @pytest.mark.parametrize("n, alpha", [(50, 0.2), (200, 0.2), (120, 0.05)])
 @pytest.mark.parametrize("scores", SCORES)
-@pytest.mark.parametrize("make_band", [bounds.clopper_pearson_band, bounds.dkw_band])
-def test_coverage(make_band, scores, n, alpha):
+@pytest.mark.parametrize("name", BANDS)
+def test_coverage(name, scores, n, alpha):
     """The share of samples where some p_j > P(score >= X_(r_j)): at most alpha; alpha itself where that is promised."""
     transform, survival = SCORES[scores]
-    band, runs = make_band(n, alpha), 5000
+    band, runs = BANDS[name](n, alpha), 5000
     sample = np.sort(transform(np.random.default_rng(7).random((runs, n))), axis=1)
     failures = np.any(band.prob > survival(sample[:, band.ranks - 1]), axis=1).sum()
     assert binomtest(failures, runs, alpha, alternative="greater").pvalue > UNLIKELY
-    if make_band is bounds.clopper_pearson_band and scores == "continuous":
+    if name != "dkw" and scores == "continuous":
         assert binomtest(failures, runs, alpha, alternative="less").pvalue > UNLIKELY
 
 
-@pytest.mark.parametrize("make_band", [bounds.clopper_pearson_band, bounds.dkw_band])
+@pytest.mark.parametrize("make_band", BANDS.values(), ids=BANDS)
 @pytest.mark.parametrize("n, alpha", [(0, 0.1), (-5, 0.1), (10, 0.0), (10, 1.0), (10, -0.1), (10, 2.0), (10, math.nan)])
 def test_refusals(make_band, n, alpha):
     with pytest.raises(ValueError):
         make_band(n, alpha)
 
 
-def test_eta_given():
-    """An eta of the same (n, alpha) gives the same band; an unsafe one, or one of no calibration, is replaced."""
-    band = bounds.clopper_pearson_band(100, 0.01)
-    again = bounds.clopper_pearson_band(100, 0.01, eta=band.eta)
+@pytest.mark.parametrize("weights", bounds.WEIGHTS)
+def test_eta_given(weights):
+    """An eta of the same arguments gives the same band; an unsafe one, or one of no calibration, is replaced."""
+    band = bounds.clopper_pearson_band(100, 0.01, weights=weights)
+    again = bounds.clopper_pearson_band(100, 0.01, band.eta, weights)
     assert np.array_equal(again.prob, band.prob) and again.eta == band.eta
-    for wrong in (0.011, 0.01, band.eta * 1.001, 0.01 / len(band.ranks) / 2, 0.0, -1.0, math.nan):
-        assert np.array_equal(bounds.clopper_pearson_band(100, 0.01, eta=wrong).prob, band.prob)
+    lowest = 0.01 / bounds.limit_weights(band.ranks, weights).sum()
+    for wrong in (0.011, 0.01, band.eta * 1.001, lowest / 2, 0.0, -1.0, math.nan):
+        assert np.array_equal(bounds.clopper_pearson_band(100, 0.01, wrong, weights).prob, band.prob)
+
+
+def test_weights_on_the_ranks_of_others():
+    """Saved scores of equal weights: the new weights at their ranks are a band, too, calibrated for these ranks."""
+    band = bounds.clopper_pearson_band(3000, 0.01, weights="falling", ranks_of="equal")
+    assert np.array_equal(band.ranks, bounds.clopper_pearson_ranks(3000, "equal"))
+    assert 0.0099 < bounds.failure_probability(3000, band.ranks, band.prob) <= 0.01
+
+
+def test_unknown_weights():
+    with pytest.raises(ValueError, match="weights"):
+        bounds.clopper_pearson_band(100, 0.01, weights="rising")
+
+
+def test_a_mirrored_band_bounds_from_above():
+    """The band of the scores 1 - s holds limits on P(score <= s) from below, so on the expectation from above.
+
+    Its ranks in the sample of s are n + 1 - r_j, its limits fall as s rises, and it fails as seldom.
+    """
+    n, alpha, runs = 200, 0.1, 4000
+    band = bounds.clopper_pearson_band(n, alpha)
+    scores = np.sort(np.random.default_rng(11).beta(8, 1, (runs, n)), axis=1)
+    mirrored = 1 - scores[:, n - band.ranks]  # 1 - X_(n + 1 - r)
+    below = (1 - mirrored) ** 8  # P(score <= X)
+    failures = np.any(band.prob > below, axis=1).sum()
+    assert binomtest(failures, runs, alpha).pvalue > UNLIKELY
+    upper = 1 - bounds.expected_score_bound(mirrored[0], band.prob, np.array([0.0, 0.5]), 0.0)
+    assert scores[0].mean() < upper[0] < upper[1] < 1
 
 
 # --- the bound on the expected score --------------------------------------------------------------------------------
@@ -215,7 +305,7 @@ def beta_like(n, seed=0):
 
 
 @pytest.mark.parametrize("score_min", [0.0, -1.0])
-@pytest.mark.parametrize("make_band", [bounds.clopper_pearson_band, bounds.dkw_band])
+@pytest.mark.parametrize("make_band", BANDS.values(), ids=BANDS)
 def test_expected_score_bound(make_band, score_min):
     """The sum as a plain loop; decreasing in the shift; at shift 0 at most the mean; never below score_min."""
     scores = beta_like(500)
@@ -239,14 +329,14 @@ def test_expected_score_bound(make_band, score_min):
 
 
 def test_expected_score_bound_special():
-    """prob 0 adds nothing. Scores all 1.0: one increment is left, with p_1 = eta^(1/n)."""
+    """prob 0 adds nothing. Scores all 1.0: one increment is left, with p_1 = (eta w_1)^(1/n), w_1 = 1.1."""
     assert bounds.expected_score_bound([0.3, 0.9], [0.0, 0.0], 0.5, 0.0) == 0
     for p in np.random.default_rng(0).random(100):  # at shift 0 it is p, never rounded up
         assert p - 1e-11 <= bounds.expected_score_bound([1.0], [p], 0.0, 0.0) <= p
     assert bounds.shifted_probability(0.0, 0.0) == 0
     assert bounds.shifted_probability(0.5, 1.0) == pytest.approx(norm.cdf(-1), rel=1e-12)
     band = bounds.clopper_pearson_band(1000, 0.001)
-    expected = norm.cdf(norm.ppf(band.eta ** (1 / 1000)) - 2)
+    expected = norm.cdf(norm.ppf((1.1 * band.eta) ** (1 / 1000)) - 2)
     ones = np.ones(len(band.ranks))
     assert bounds.expected_score_bound(ones, band.prob, 2.0, 0.0) == pytest.approx(expected, abs=1e-9)
 
@@ -267,8 +357,8 @@ def test_quoted_figures():
     Gamma(n + 1 + 1/20)), give its expectation. Figures from one sample: standard deviation 0.0003 (DKW) and 0.0024.
     """
     n = 100_000
-    for make_band, figure, tolerance in ((bounds.dkw_band, 0.256, 0.001), (bounds.clopper_pearson_band, 0.557, 0.005)):
-        band = make_band(n, 0.001)
+    for name, figure, tolerance in (("dkw", 0.256, 0.001), ("equal", 0.557, 0.005)):
+        band = BANDS[name](n, 0.001)
         log_ratio = gammaln(band.ranks + 0.05) - gammaln(band.ranks) + gammaln(n + 1) - gammaln(n + 1.05)
         expected = bounds.expected_score_bound(np.exp(log_ratio), band.prob, 3.0, 0.0)
         assert expected == pytest.approx(figure, abs=tolerance)

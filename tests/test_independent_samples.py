@@ -5,7 +5,7 @@ from torch import nn
 
 from core import Smooth
 
-IMAGE = torch.full((3, 8, 8), 0.5)
+IMAGE = torch.full((3, 8, 8), 128 / 255)
 
 
 def certify(network, x=IMAGE, n=200, **options):

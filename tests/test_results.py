@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, run_program
 
 from architectures import load_checkpoint
-from bounds import shifted_probability
+from bounds import clopper_pearson_band, clopper_pearson_ranks, shifted_probability, weighted_score_bound
 from certificate import BOUNDS
 from core import Smooth
 from datasets import open_images
@@ -52,6 +52,31 @@ def test_clopper_pearson_certifies_at_least_what_dkw_does(log):
     assert (ours >= dkw - 0.004).all()
     if log == LOGS / "pred_score" / "noise_0.25":
         assert dkw[3] == 0 and ours[3] >= 0.05
+
+
+def test_weights_on_the_saved_scores():
+    """Falling weights certify what the search for them found: certified accuracy, and the mean bound on right images.
+
+    A rank that was not saved takes the saved score below it, which only lowers the bound.
+    """
+    figures = {("pred_score", "0.25"): (0.058, 0.118), ("pred_score", "0.50"): (0.004, 0.012),
+               ("margin", "0.25"): (0.066, 0.122), ("margin", "0.50"): (0.006, 0.016)}  # at R = 3 sigma
+    bands = {weights: clopper_pearson_band(10_000, 0.001, weights=weights) for weights in ("equal", "falling")}
+    shifts, saved_ranks = np.linspace(0, 4, 401), clopper_pearson_ranks(10_000, "equal")
+    mean_bounds = []
+    for (name, sigma), expected in figures.items():
+        saved, measure = read_scores(f"{LOGS / name / f'noise_{sigma}'}.scores"), MEASURES[name]
+        right = saved.records[saved.records["chosen"] == saved.records["label"]]["order"].astype(np.float64)
+        accuracies = []
+        for band in bands.values():
+            thresholds = right[:, np.searchsorted(saved_ranks, band.ranks, side="right") - 1]
+            prob = shifted_probability(band.prob, shifts[:, None])
+            values = np.array([weighted_score_bound(row, prob, measure.score_min) for row in thresholds])
+            accuracies.append((values[:, 300] > measure.cutoff).sum() / len(saved.records))
+            mean_bounds.append((values.mean() - measure.score_min) / measure.range)
+        assert tuple(accuracies) == expected
+    assert np.mean(mean_bounds[::2]) == pytest.approx(0.4104, abs=1e-4)
+    assert np.mean(mean_bounds[1::2]) == pytest.approx(0.4154, abs=1e-4)
 
 
 @pytest.mark.parametrize("log", RUNS, ids=str)

@@ -18,7 +18,7 @@ from helpers import assert_refused, read_rows
 from formats.scores import scores_dtype
 
 BOTH = ("--confidence_measure", "pred_score", "margin")
-RECORD_SIZE = scores_dtype(64).itemsize
+RECORD_SIZE = scores_dtype(64, "falling").itemsize
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_missing_scores(log, weights):
 @pytest.mark.parametrize("order", [[1, 0, *range(2, 12)], [*range(10), 11, 10]])
 def test_scores_of_other_images(order, log, weights):
     """Scores of another run have other images, or the same in another order."""
-    records = np.frombuffer(scores_of(log).read_bytes(), scores_dtype(64))
+    records = np.frombuffer(scores_of(log).read_bytes(), scores_dtype(64, "falling"))
     scores_of(log).write_bytes(records[order].tobytes())
     before = contents(log.parent)
     assert_refused(certify(*arguments(weights, log, "--save_scores", stop=480)), str(scores_of(log)))

@@ -58,7 +58,7 @@ def test_limits_of_equal_scores(n, alpha):
     results = predictions(ndtr(9), 2, n=n, alpha=alpha)
     for result in results:
         assert result.chosen == 0
-        assert result.lower == pytest.approx(clopper_pearson_eta(n, alpha / 2) ** (1 / n), abs=1e-9)
+        assert result.lower == pytest.approx(clopper_pearson_eta(n, alpha / 2, "equal") ** (1 / n), abs=1e-9)
         assert result.upper == pytest.approx(1, abs=1e-9)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bounds import clopper_pearson_ranks
+from bounds import WEIGHTS, clopper_pearson_ranks
 from certificate import CertificateSpec
 from errors import InputError
 from files import read_bytes
@@ -20,10 +20,10 @@ def scores_path(outfile: str) -> str:
     return outfile + ".scores"
 
 
-def scores_dtype(n: int) -> np.dtype:
-    """One image: chosen is the class before any abstention, order its order statistics at clopper_pearson_ranks(n)."""
+def scores_dtype(n: int, weights: str) -> np.dtype:
+    """One image: chosen is the class before any abstention, order its scores at clopper_pearson_ranks(n, weights)."""
     return np.dtype([("idx", "<i8"), ("label", "<i8"), ("chosen", "<i8"), ("mean", "<f8"),
-                     ("order", "<f4", (len(clopper_pearson_ranks(n)),))])
+                     ("order", "<f4", (len(clopper_pearson_ranks(n, weights)),))])
 
 
 def describe_dtype(dtype: np.dtype) -> list:
@@ -33,15 +33,15 @@ def describe_dtype(dtype: np.dtype) -> list:
 
 def scores_record(index: int, label: int, certificate) -> bytes:
     """The record of one image, from its certificate with kept ranks."""
-    record = np.zeros((), scores_dtype(certificate.spec.n))
+    record = np.zeros((), scores_dtype(certificate.spec.n, certificate.spec.kept_ranks))
     record["idx"], record["label"], record["chosen"] = index, label, certificate.chosen
     record["mean"], record["order"] = certificate.mean, certificate.thresholds
     return record.tobytes()
 
 
-def parse_scores(path: str, data: bytes, n: int, score_range: tuple[float, float]) -> np.ndarray:
+def parse_scores(path: str, data: bytes, n: int, weights: str, score_range: tuple[float, float]) -> np.ndarray:
     """The complete records in `data`, checked; a torn last one is left out. Raises InputError."""
-    dtype = scores_dtype(n)
+    dtype = scores_dtype(n, weights)
     records = np.frombuffer(data[:len(data) // dtype.itemsize * dtype.itemsize], dtype)
     low, high = score_range
     with np.errstate(invalid="ignore"):  # NaN compares as false, and so is refused
@@ -91,33 +91,42 @@ def read_scores(path: str) -> SavedScores:
     record = read_record(outfile)
     if record is None:
         raise InputError(f"{recorded}: no such record of the run that saved the scores")
-    settings, eta = record["settings"], record.get("eta")
+    settings = record["settings"]
     try:
-        measure = MEASURES[settings["confidence_measure"]]
-        alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
-        # records from before integer noise have neither of the two
-        noise, delta = settings.get("noise", "float"), settings.get("delta", 0.0)
-        spec = CertificateSpec(measure, settings["N"], alpha, sigma, settings["bound"], tuple(radii), kept_ranks=True,
-                               eta=eta, float_noise=noise == "float", delta=delta)
-        if settings["program"] != "certify" or settings["save_scores"] is not True:
-            raise ValueError("the run saved none")
-        if (type(spec.n) is not int or type(settings["radii"]) is not list or not 0 < np.float32(spec.sigma) < np.inf
-                or spec.bound == "clopper_pearson" and eta is None):
-            raise ValueError("N, radii, sigma or eta")
-        if (noise not in ("integer", "float") or type(delta) is not float or not 0 <= delta < 1
-                or noise == "integer" and not delta):
-            raise ValueError("noise or delta")
-        check_radii(spec.radii)
-        spec.prepare()
-        if record.get("scores_dtype") != describe_dtype(scores_dtype(spec.n)):
+        spec = _recorded_spec(settings, record.get("eta"))
+        if record.get("scores_dtype") != describe_dtype(scores_dtype(spec.n, spec.kept_ranks)):
             raise ValueError("scores_dtype")
     except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
         raise InputError(f"{recorded}: not a record of saved scores ({error})") from None
+    score_range = spec.measure.score_min, spec.measure.score_max
     data = read_bytes(path)
-    records = parse_scores(path, data, spec.n, (measure.score_min, measure.score_max))
+    records = parse_scores(path, data, spec.n, spec.kept_ranks, score_range)
     if not len(records):
         raise InputError(f"{path}: no complete record in it")
     if len(data) > records.nbytes:
         print(f"{path}: its last record is torn and is left out", file=sys.stderr)
     return SavedScores(path, records, settings, spec, hashlib.sha256(data).hexdigest(),
                        without_row(record, records["idx"].tolist()))
+
+
+def _recorded_spec(settings: dict, eta) -> CertificateSpec:
+    """The spec of a run's own certificates. Raises KeyError, TypeError, ValueError, OverflowError, InputError."""
+    # older records have none of these three
+    noise, delta, weights = (settings.get(name, default) for name, default in
+                             (("noise", "float"), ("delta", 0.0), ("weights", "equal")))
+    alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
+    spec = CertificateSpec(MEASURES[settings["confidence_measure"]], settings["N"], alpha, sigma, settings["bound"],
+                           tuple(radii), weights, kept_ranks=weights, eta=eta, float_noise=noise == "float",
+                           delta=delta)
+    if settings["program"] != "certify" or settings["save_scores"] is not True:
+        raise ValueError("the run saved none")
+    if (type(spec.n) is not int or type(settings["radii"]) is not list or not 0 < np.float32(spec.sigma) < np.inf
+            or spec.bound == "clopper_pearson" and eta is None):
+        raise ValueError("N, radii, sigma or eta")
+    if (noise not in ("integer", "float") or type(delta) is not float or not 0 <= delta < 1
+            or noise == "integer" and not delta):
+        raise ValueError("noise or delta")
+    if weights not in WEIGHTS:
+        raise ValueError("weights")
+    check_radii(spec.radii)
+    return spec.prepare()

@@ -3,7 +3,7 @@ import argparse
 import math
 
 import datasets
-from bounds import LARGEST_N, SMALLEST_ALPHA
+from bounds import LARGEST_N, SMALLEST_ALPHA, WEIGHTS
 from certificate import BOUNDS, RADII
 from errors import InputError
 from measures import MEASURES
@@ -56,6 +56,9 @@ def add_certificate_options(parser: argparse.ArgumentParser) -> None:
                              "(default: pred_score)")
     parser.add_argument("--bound", choices=BOUNDS, default=BOUNDS[0],
                         help="confidence band of the score's CDF; dkw needs an alpha of 0.5 at most "
+                             "(default: %(default)s)")
+    parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
+                        help="levels of the Clopper-Pearson limits: falling with the rank, or equal "
                              "(default: %(default)s)")
     parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R",
                         help="increasing multiples of 0.01, 0 or above, L2 distance of pixels in [0, 1] "

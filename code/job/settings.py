@@ -18,10 +18,10 @@ SETTINGS = {
     "program": "the program", "dataset": "DATASET", "split": "--split", "checkpoint_sha256": "BASE_CLASSIFIER",
     "arch": "BASE_CLASSIFIER", "sigma": "SIGMA", "N0": "--N0", "N": "--N", "alpha": "--alpha", "seed": "--seed",
     "precision": "--precision", "skip": "--skip", "device_type": "--device",
-    "confidence_measure": "--confidence_measure", "bound": "--bound", "radii": "--radii",
+    "confidence_measure": "--confidence_measure", "bound": "--bound", "radii": "--radii", "weights": "--weights",
     "save_scores": "--save_scores", "no_abstain": "--no_abstain", "score": "--score", "scores_sha256": "SCORES",
     "noise": "--noise", "round_images": "--round_images", "delta": "--noise or the images' size",
-    "post_hoc": "--bound or --alpha",
+    "post_hoc": "--bound, --weights or --alpha",
 }
 # Rows may depend on these by rounding alone, or not at all: a change is reported on stderr.
 CIRCUMSTANCES = ("batch", "compile", "early_abstain", "processes", "device_name", "version", "libraries")
