@@ -67,10 +67,9 @@ def row_alpha(args: argparse.Namespace, path: str, settings: dict) -> float:
 
 
 def report_post_hoc(path: str, settings: dict) -> None:
-    """Say on stderr if a log's band or alpha were chosen after its run: it is not the run's only statement."""
+    """Report on stderr that a log is not the statement of its run: its band, weights or alpha were chosen later."""
     if settings.get("post_hoc") is True:
-        print(f"{path}: certified post hoc, with another band or alpha than the run: its alpha adds to that of the run",
-              file=sys.stderr)
+        print(f"{path}: certified post hoc, not as its run was: its alpha adds to that of the run", file=sys.stderr)
 
 
 def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
