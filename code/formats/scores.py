@@ -27,7 +27,7 @@ def scores_dtype(n: int, weights: str) -> np.dtype:
 
 
 def describe_dtype(dtype: np.dtype) -> list:
-    """A dtype as it stands in a record: np.dtype([tuple(field) for field in ...]) makes it again."""
+    """A dtype as a record holds it; np.dtype([tuple(field) for field in ...]) restores it."""
     return [[name, dtype[name].base.str, *dtype[name].shape] for name in dtype.names]
 
 
