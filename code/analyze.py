@@ -27,6 +27,7 @@ from errors import InputError, run
 from files import refuse_existing
 from formats.log import read_recorded_log
 from formats.radii import COLUMNS, NAIVE, Radii, Row, is_radius_file, read_recorded_radii
+from formats.record import report_settled
 from formats.rows import report_flaws, shortest
 from formats.scores import SavedScores, read_scores
 from report.figures import COLOURS, check_figure_path, new_figure, save_figure
@@ -118,6 +119,7 @@ def read_source(path: str, scores: list[float]) -> Source:
         return source_of_radii(path, scores)
     log, settings = read_recorded_log(path)
     report_flaws(log)
+    report_settled(path, settings, scores)
     if not scores:
         raise InputError(f"{path} is a log: give --score")
     curves = {score: {cdf: Curve(log.radii, log.certified_accuracy(score, cdf), exact=False) for cdf in BOUND_NAMES}
@@ -145,6 +147,7 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
         if not measure.score_min < score < measure.score_max:
             raise InputError(f"--score {shortest(score)} is not strictly between {measure.score_min:g} and "
                              f"{measure.score_max:g}, the range of {measure.name} in {saved.path}")
+    report_settled(saved.path, saved.settings, scores)
     images, curves = list(saved.certificates(saved.spec)), {}
     for score in scores:
         curves[score] = {}

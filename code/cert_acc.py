@@ -15,6 +15,7 @@ import numpy as np
 from bounds import population_limit
 from errors import InputError, run
 from formats.log import Log, read_recorded_log
+from formats.record import report_settled
 from formats.rows import report_flaws
 from report.tables import FORMATS, format_table
 
@@ -99,6 +100,7 @@ def main() -> None:
         report_flaws(log)
         if args.confidence is not None:
             report_post_hoc(path, settings)
+        report_settled(path, settings, [args.score])
     if len(logs) == 1 and args.format is None and args.confidence is None:
         print_reference_report(next(iter(logs.values()))[0], args.score)
     else:

@@ -32,7 +32,8 @@ class CertificateSpec:
     float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
     the law of the noisy images that were drawn and the exact one (see noise.py);
     weights, eta: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then
-    uses whatever its own weights and bound, or None;
+    uses whatever its own weights and bound, or None; settle: the score of staged sampling (see stages.py), or None:
+    then band, certificate and the like are those of its looks, each of which has a spec with its own n and alpha;
     """
 
     measure: Measure
@@ -43,7 +44,8 @@ class CertificateSpec:
     radii: tuple[float, ...] = RADII
     weights: str = "falling"
     kept_ranks: str | None = None
-    eta: float | None = None
+    eta: float | tuple[float | None, ...] | None = None
+    settle: float | None = None
     float_noise: bool = False
     delta: float = 0.0
 

@@ -2,6 +2,7 @@
 
     python code/certify.py cifar10 CHECKPOINT 0.25 OUTFILE --skip 20
     python code/certify.py cifar10 CHECKPOINT 0.25 'log_{confidence_measure}' --confidence_measure pred_score margin
+    python code/certify.py cifar10 CHECKPOINT 0.25 OUTFILE --settle 0.5
     IMAGENET_DIR=... torchrun --nproc_per_node=8 -- code/certify.py imagenet CHECKPOINT 0.5 OUTFILE --batch 400
 
 OUTFILE gets one row per image (its columns: formats/log.py), OUTFILE.json the settings of the run. Repeating a command
@@ -18,12 +19,13 @@ from certificate import CertificateSpec
 from core import Smooth
 from datasets import ImageSet
 from formats.log import Row, columns, parse_log
-from formats.scores import parse_scores, scores_record
+from formats.scores import parse_scores, scores_dtype, scores_record
 from job.checks import check_spec
 from job.options import add_certificate_options, add_sampling_options, check_sampling_options
 from job.output import ResumableLog
-from job.run import STOPPED, Run
+from job.run import STOPPED, ImageResult, Run
 from measures import MEASURES
+from stages import plan_looks
 
 PLACE = "{confidence_measure}"
 
@@ -36,6 +38,10 @@ def parse_arguments() -> argparse.Namespace:
                         help="take all N samples of images that will abstain, too (default: give them up early)")
     parser.add_argument("--save_scores", action="store_true",
                         help="keep each image's order statistics in OUTFILE.scores (turns early abstention off)")
+    parser.add_argument("--settle", type=float, nargs="+", metavar="SCORE",
+                        help="one for each measure, strictly between its least and its greatest score: stop sampling "
+                             "an image once it is settled at every radius whether its bound exceeds SCORE (default: "
+                             "take all N samples)")
     args = parser.parse_args()
     args.early_abstain &= not args.save_scores
     return args
@@ -44,9 +50,13 @@ def parse_arguments() -> argparse.Namespace:
 def make_specs(args: argparse.Namespace) -> list[CertificateSpec]:
     """The spec of each measure's certificates. Raises InputError for arguments that no run can use."""
     check_sampling_options(args)
+    scores = args.settle or [None] * len(args.confidence_measure)
+    if len(scores) != len(args.confidence_measure):
+        raise errors.InputError("--settle: one score for each measure")
     kept_ranks = args.weights if args.save_scores else None
     specs = [check_spec(CertificateSpec(MEASURES[name], args.N, args.alpha, args.sigma, args.bound, tuple(args.radii),
-                                        args.weights, kept_ranks)) for name in args.confidence_measure]
+                                        args.weights, kept_ranks, settle=score))
+             for name, score in zip(args.confidence_measure, scores, strict=True)]
     if len(set(args.confidence_measure)) < len(args.confidence_measure):
         raise errors.InputError("--confidence_measure: each measure once")
     if len(args.confidence_measure) > 1 and PLACE not in args.outfile:
@@ -58,24 +68,26 @@ def open_logs(run: Run) -> Iterator[ResumableLog]:
     """The log of each measure."""
     args = run.args
     for spec in run.prepared:
-        name, score_range = spec.measure.name, (spec.measure.score_min, spec.measure.score_max)
-        scores = (partial(parse_scores, n=args.N, weights=args.weights, score_range=score_range) if args.save_scores
-                  else None)
-        yield ResumableLog(args.outfile.replace(PLACE, name),
-                           run.settings(program="certify", confidence_measure=name), run.start(), columns(args.radii),
-                           partial(parse_log, score_range=score_range), scores, eta=spec.band.eta,
-                           overwrite=args.overwrite)
+        name = spec.measure.name
+        looks = None if spec.settle is None else [[look.spec.n, look.spec.alpha] for look in plan_looks(spec)]
+        settings = run.settings(program="certify", confidence_measure=name, settle=spec.settle, looks=looks)
+        yield ResumableLog(args.outfile.replace(PLACE, name), settings, run.start(), columns(args.radii),
+                           partial(parse_log, score_range=(spec.measure.score_min, spec.measure.score_max)),
+                           partial(parse_scores, spec=spec) if args.save_scores else None,
+                           eta=spec.eta, overwrite=args.overwrite)
 
 
 def certify_image(smooth: Smooth, specs: list[CertificateSpec], images: ImageSet, index: int,
-                  args: argparse.Namespace) -> list[tuple]:
+                  args: argparse.Namespace) -> ImageResult:
     """For each log the row of an image, and its saved scores or None."""
     x, label = images.load(index)
     start = time.perf_counter()
     certificates = smooth.certify_by(specs, x, args.N0, args.batch, index=index, seed=args.seed)
     seconds = time.perf_counter() - start
-    return [(Row.of(index, label, certificate, seconds).line(),
-             scores_record(index, label, certificate) if args.save_scores else None) for certificate in certificates]
+    rows = [(Row.of(index, label, certificate, seconds).line(),
+             scores_record(index, label, certificate, scores_dtype(spec)) if args.save_scores else None)
+            for spec, certificate in zip(specs, certificates, strict=True)]
+    return ImageResult(rows, max(certificate.spec.n for certificate in certificates))
 
 
 def main() -> int:

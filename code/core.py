@@ -1,5 +1,5 @@
 """`Smooth`: the smoothed classifier. Selection of a class, sampling of its scores, and the certificate."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,15 +12,16 @@ from certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from measures import MEASURES, Measure
 from noise import ESTIMATION, SELECTION, make_noise
 from sampler import Sampler, choose_device, retry_with_smaller_batch
+from stages import Look, look_etas, plan_looks
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
-_cached_spec = lru_cache(CertificateSpec)  # its band and weights are the same for every image
+_cached_spec = lru_cache(CertificateSpec)  # its band is the same for every image
 
 
 @lru_cache
-def _spec_of_noise(spec: CertificateSpec, float_noise: bool, delta: float) -> CertificateSpec:
-    return replace(spec, eta=spec.band.eta, float_noise=float_noise, delta=delta).prepare()
+def _looks(spec: CertificateSpec, float_noise: bool, delta: float) -> tuple[Look, ...]:
+    return plan_looks(replace(spec, eta=look_etas(spec), float_noise=float_noise, delta=delta))
 
 
 class NonFiniteScores(ArithmeticError):
@@ -69,16 +70,20 @@ class Smooth:
         self.sampler = Sampler(base_classifier, self.noise, device, precision, compile)
 
     def certify(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int, seed: int = 0,
-                bound: str = "clopper_pearson",
-                radii: tuple[float, ...] = RADII) -> Certificate | tuple[Certificate, ...]:
+                bound: str = "clopper_pearson", radii: tuple[float, ...] = RADII,
+                settle: float | tuple[float, ...] | None = None) -> Certificate | tuple[Certificate, ...]:
         """Certify an image x [C, H, W] from n0 samples that choose the class and n fresh ones that bound its score.
 
         With probability at least 1 - alpha over the sampling the certificate's bounds hold. The noise comes from
         (seed, index, stage) alone: give every image an index of its own, or their certificates are not independent.
-        bound: one of BOUNDS; radii: in pixels of range [0, 1]. Returns a Certificate, or a tuple of them if
-        confidence_measure is one. Raises NonFiniteScores, ValueError.
+        bound: one of BOUNDS; radii: in pixels of range [0, 1]; settle: a score (one for each measure if there are
+        several): stop once it is settled at every radius whether the bound exceeds it (see stages.py), the certificate
+        then has its own n. Returns a Certificate, or a tuple of them if confidence_measure is one. Raises
+        NonFiniteScores, ValueError.
         """
-        specs = [_cached_spec(measure, n, alpha, self.sigma, bound, tuple(radii)) for measure in self.measures]
+        scores = settle if isinstance(settle, tuple) else (settle,) * len(self.measures)
+        specs = [_cached_spec(measure, n, alpha, self.sigma, bound, tuple(radii), settle=score)
+                 for measure, score in zip(self.measures, scores, strict=True)]
         certificates = self.certify_by(specs, x, n0, batch_size, index=index, seed=seed)
         return certificates[0] if self.single else certificates
 
@@ -90,15 +95,23 @@ class Smooth:
         n = specs[0].n
         if [(spec.measure, spec.n, spec.sigma) for spec in specs] != [(m, n, self.sigma) for m in self.measures]:
             raise ValueError("specs of other measures or another sigma, or of different n")
-        specs = [self.complete(spec, x) for spec in specs]
+        looks = [{look.spec.n: look for look in self.looks(spec, x)} for spec in specs]
+        sizes = sorted({size for each in looks for size in each} | set(self._early_checks(specs)))
 
         def certificates(batch: int) -> tuple[Certificate, ...]:
-            classes, scores = self.sample(x, n0, n, batch, index=index, seed=seed)
-            means = _finite_means(scores)
-            if scores.shape[1] < n:
-                return tuple(map(CertificateSpec.abstention, specs, classes, means))
-            thresholds = [order_statistics(row, spec.band.ranks) for row, spec in zip(scores, specs, strict=True)]
-            return tuple(map(CertificateSpec.certificate, specs, classes, means, thresholds))
+            classes, found = self._select(x, n0, batch, (seed, index, SELECTION)), [None] * len(specs)
+            for first in self._growing_scores(x, sizes, batch, (seed, index, ESTIMATION), classes):
+                means = _finite_means(first)
+                for i, (row, mean) in enumerate(zip(first, means, strict=True)):
+                    look = looks[i].get(len(row))
+                    if look and found[i] is None:
+                        thresholds = order_statistics(row, look.spec.band.ranks)
+                        certificate = look.spec.certificate(classes[i], mean, thresholds)
+                        found[i] = certificate if look.settles(certificate) else None
+                if None not in found:
+                    return tuple(found)
+                if len(first[0]) in self._early_checks(specs) and self._all_will_abstain(means, len(first[0])):
+                    return tuple(map(CertificateSpec.abstention, specs, classes, means))
 
         return retry_with_smaller_batch(certificates, batch_size)
 
@@ -106,10 +119,10 @@ class Smooth:
                seed: int = 0) -> tuple[list[int], torch.Tensor]:
         """For each measure, the class of the highest mean score over n0 samples, and n fresh scores of that class.
 
-        The scores are float32 [measures, n] on the device, in the order of sampling; fewer on early abstention.
+        The scores are float32 [measures, n] on the device, in the order of sampling.
         """
         classes = self._select(x, n0, batch_size, (seed, index, SELECTION))
-        return classes, self._scores(x, n, batch_size, (seed, index, ESTIMATION), classes)
+        return classes, next(self._growing_scores(x, [n], batch_size, (seed, index, ESTIMATION), classes))
 
     def predict(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int,
                 seed: int = 0) -> Prediction:
@@ -123,7 +136,8 @@ class Smooth:
             raise ValueError("prediction is by the expected pred_score")
         if n0 < 1 or batch_size < 1 or n < 2 or not 0 < alpha < 1:
             raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
-        spec = self.complete(_cached_spec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), weights="equal"), x)
+        spec = _cached_spec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), weights="equal")
+        spec = self.looks(spec, x)[0].spec
         ranks = spec.band.ranks
 
         def prediction(batch: int) -> Prediction:
@@ -138,9 +152,9 @@ class Smooth:
 
         return retry_with_smaller_batch(prediction, batch_size)
 
-    def complete(self, spec: CertificateSpec, x: torch.Tensor) -> CertificateSpec:
-        """A spec with what this noise and the size of x add to it. Raises ValueError for a bad n, alpha or radius."""
-        return _spec_of_noise(spec.prepare(), self.float_noise, self.noise.delta(x.numel()))
+    def looks(self, spec: CertificateSpec, x: torch.Tensor) -> tuple[Look, ...]:
+        """The looks of a spec, with what this noise and the size of x add to it. Raises ValueError for a bad spec."""
+        return _looks(spec, self.float_noise, self.noise.delta(x.numel()))
 
     def _softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]):
         for softmax in self.sampler.softmax(x, count, batch, key):
@@ -158,29 +172,31 @@ class Smooth:
             raise NonFiniteScores
         return totals.argmax(1).tolist()
 
-    def _scores(self, x: torch.Tensor, n: int, batch: int, key: tuple[int, int, int],
-                classes: list[int]) -> torch.Tensor:
-        """The scores of each measure's class, float32 [measures, n], or the first of them on early abstention."""
-        scores = torch.empty(len(self.measures), n, dtype=torch.float32, device=self.sampler.device)
-        done, checks = 0, [n // part for part in EARLY_CHECKS if self.early_abstain and n >= part]
-        for softmax in self._softmax(x, n, batch, key):
+    def _growing_scores(self, x: torch.Tensor, sizes: Sequence[int], batch: int, key: tuple[int, int, int],
+                        classes: list[int]) -> Iterator[torch.Tensor]:
+        """The scores of each measure's class: the first of them, float32 [measures, size], for each of rising sizes."""
+        scores = torch.empty(len(self.measures), sizes[-1], dtype=torch.float32, device=self.sampler.device)
+        done, sizes = 0, list(sizes)
+        for softmax in self._softmax(x, sizes[-1], batch, key):
             for row, measure, chosen in zip(scores, self.measures, classes, strict=True):
                 row[done:done + len(softmax)] = measure.transform(softmax)[:, chosen]
             done += len(softmax)
-            while checks and done >= checks[0]:
-                first = scores[:, :checks.pop(0)]
-                if self._all_will_abstain(first):
-                    return first
-        return scores
+            while sizes and done >= sizes[0]:
+                yield scores[:, :sizes.pop(0)]
 
-    def _all_will_abstain(self, first: torch.Tensor) -> bool:
-        """Whether the mean of all N scores stays below every cutoff, from the first n: float32 [measures, n].
+    def _early_checks(self, specs: Sequence[CertificateSpec]) -> list[int]:
+        """After how many samples early abstention is considered; never in staged sampling, whose looks do so."""
+        if not self.early_abstain or any(spec.settle is not None for spec in specs):
+            return []
+        return [specs[0].n // part for part in EARLY_CHECKS if specs[0].n >= part]
+
+    def _all_will_abstain(self, means: list[float], n: int) -> bool:
+        """Whether the mean of all N scores stays below every cutoff, from the means of the first n.
 
         A bound at radius 0 is at most the mean of all N scores, of which the first n are a random subset: Hoeffding's
         inequality holds for sampling without replacement (Hoeffding 1963, section 6).
         """
-        width = float(np.sqrt(np.log(len(EARLY_CHECKS) / EARLY_ERROR) / (2 * first.shape[1])))
-        means = first.mean(1, dtype=torch.float64).tolist()
+        width = float(np.sqrt(np.log(len(EARLY_CHECKS) / EARLY_ERROR) / (2 * n)))
         return all(mean + measure.range * width < measure.cutoff
                    for mean, measure in zip(means, self.measures, strict=True))
 

@@ -20,7 +20,7 @@ from formats.predictions import COLUMNS, Row, parse_predictions
 from job.checks import check_spec
 from job.options import add_sampling_options, check_sampling_options
 from job.output import ResumableLog
-from job.run import STOPPED, Run
+from job.run import STOPPED, ImageResult, Run
 from measures import MEASURES
 
 
@@ -44,13 +44,14 @@ def open_logs(run: Run) -> list[ResumableLog]:
                          overwrite=run.args.overwrite)]
 
 
-def predict_image(smooth: Smooth, images: ImageSet, index: int, args: argparse.Namespace) -> list[tuple]:
+def predict_image(smooth: Smooth, images: ImageSet, index: int, args: argparse.Namespace) -> ImageResult:
     """The row of an image in the one table."""
     x, label = images.load(index)
     start = time.perf_counter()
     found = smooth.predict(x, args.N0, args.N, args.alpha, args.batch, index=index, seed=args.seed)
     seconds = time.perf_counter() - start
-    return [(Row(index, label, found.prediction, found.lower, found.upper, seconds=seconds).line(),)]
+    row = Row(index, label, found.prediction, found.lower, found.upper, seconds=seconds)
+    return ImageResult([(row.line(),)], args.N)
 
 
 def main() -> int:

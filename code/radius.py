@@ -59,7 +59,7 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
                                                 scores_sha256=saved.sha256, post_hoc=bound != own.bound)}
     outfile = args.outfile.replace(PLACE, shortest(score))
     saved.refuse_own_files(outfile)
-    log = ResumableLog(outfile, settings, start_of_run(args), COLUMNS, parse_radii, eta=spec.band.eta,
+    log = ResumableLog(outfile, settings, start_of_run(args), COLUMNS, parse_radii, eta=spec.eta,
                        overwrite=args.overwrite)
     total, lines = 0.0, []
     with closing(log):

@@ -69,7 +69,7 @@ def main() -> None:
                               post_hoc=statement(spec) != statement(saved.spec))}
     score_range = spec.measure.score_min, spec.measure.score_max
     log = ResumableLog(args.outlog, settings, start_of_run(args), columns(spec.radii),
-                       partial(parse_log, score_range=score_range), eta=spec.band.eta, overwrite=args.overwrite)
+                       partial(parse_log, score_range=score_range), eta=spec.eta, overwrite=args.overwrite)
     with closing(log):
         lines, start = [], time.perf_counter()
         for index, label, certificate in saved.certificates(spec):

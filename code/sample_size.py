@@ -71,7 +71,7 @@ def certificates(smooth: Smooth, x, index: int, args: argparse.Namespace):
         for n in sorted(args.N):
             first = row[:n]
             for bound in BOUNDS:
-                spec = smooth.complete(CertificateSpec(measure, n, args.alpha, args.sigma, bound), x)
+                spec = smooth.looks(CertificateSpec(measure, n, args.alpha, args.sigma, bound), x)[0].spec
                 certificate: Certificate = spec.certificate(
                     chosen, float(first.double().mean()), order_statistics(first, spec.band.ranks))
                 yield measure.name, bound, n, certificate

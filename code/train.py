@@ -39,29 +39,40 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("dataset", choices=datasets.DATASETS)
     parser.add_argument("arch", choices=ARCHITECTURES)
     parser.add_argument("outdir", help="folder of the checkpoint and the log")
-    parser.add_argument("--workers", type=int, default=4, help="processes that load images (ImageNet only)")
-    parser.add_argument("--epochs", type=int, default=90)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=0.1, help="initial learning rate (its maximum, for one_cycle)")
-    parser.add_argument("--schedule", choices=["step", "one_cycle"], default="step")
-    parser.add_argument("--lr_step_size", type=int, default=30, help="epochs between two falls of the learning rate")
-    parser.add_argument("--gamma", type=float, default=0.1, help="factor by which it falls")
-    parser.add_argument("--momentum", type=float, default=0.9)
-    parser.add_argument("--weight-decay", type=float, default=1e-4)
-    parser.add_argument("--noise_sd", type=float, default=0.0, help="standard deviation of the noise, pixels in [0, 1]")
-    parser.add_argument("--init", metavar="CHECKPOINT", help="start from its weights; a CIFAR ResNet may start from "
-                                                             "a shallower one (added blocks are the identity)")
+    parser.add_argument("--workers", type=int, default=4,
+                        help="processes that load images, 0 or more (ImageNet only; default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=90, help=f"1 to {TRAINING_EPOCHS} (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=256, help="images of a step, 1 or more (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=0.1,
+                        help="initial learning rate, above 0 (its maximum, for one_cycle; default: %(default)s)")
+    parser.add_argument("--schedule", choices=["step", "one_cycle"], default="step",
+                        help="of the learning rate (default: %(default)s)")
+    parser.add_argument("--lr_step_size", type=int, default=30,
+                        help="epochs between two falls of the learning rate, 1 or more (default: %(default)s)")
+    parser.add_argument("--gamma", type=float, default=0.1,
+                        help="factor by which it falls, above 0 (default: %(default)s)")
+    parser.add_argument("--momentum", type=float, default=0.9, help="of SGD, 0 or more (default: %(default)s)")
+    parser.add_argument("--weight-decay", type=float, default=1e-4, help="of SGD, 0 or more (default: %(default)s)")
+    parser.add_argument("--noise_sd", type=float, default=0.0,
+                        help="standard deviation of the noise, pixels in [0, 1], 0 or more (default: %(default)s)")
+    parser.add_argument("--init", metavar="CHECKPOINT",
+                        help="start from its weights; a CIFAR ResNet may start from a shallower one, and its added "
+                             "blocks as the identity (default: random weights)")
     parser.add_argument("--consistency", type=float, default=0.0, metavar="LAMBDA",
-                        help="weight of the consistency term (default: 0, Gaussian training)")
-    parser.add_argument("--noise_draws", type=int, default=2, help="with --consistency: noise draws per image")
-    parser.add_argument("--entropy", type=float, default=0.5, help="with --consistency: weight of the entropy term")
+                        help="weight of the consistency term, 0 or more (default: %(default)s, Gaussian training)")
+    parser.add_argument("--noise_draws", type=int, default=2,
+                        help="with --consistency: noise draws per image, 2 or more (default: %(default)s)")
+    parser.add_argument("--entropy", type=float, default=0.5,
+                        help="with --consistency: weight of the entropy term, 0 or more (default: %(default)s)")
     parser.add_argument("--hold_out", type=int, default=0, metavar="K",
-                        help="leave training images 0, K, 2K, ... out (0: none), to certify them with "
-                             "certify.py --split train --skip K")
-    parser.add_argument("--seed", type=int, default=0, help=f"0 to {TRAINING_SEEDS - 1}")
-    parser.add_argument("--gpu", help="id of the one GPU to use")
-    parser.add_argument("--device", default="auto", help="auto (CUDA, then CPU), cpu, cuda or cuda:K")
-    parser.add_argument("--print-freq", type=int, default=10, help="steps between two lines of progress")
+                        help="leave training images 0, K, 2K, ... out, to certify them with certify.py --split train "
+                             "--skip K; 2 or more, or 0: none (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help=f"0 to {TRAINING_SEEDS - 1} (default: %(default)s)")
+    parser.add_argument("--gpu", help="id of the one GPU to use, 0 or more (default: PyTorch's choice)")
+    parser.add_argument("--device", default="auto",
+                        help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
+    parser.add_argument("--print-freq", type=int, default=10,
+                        help="steps between two lines of progress, 1 or more (default: %(default)s)")
     parser.add_argument("--amp", action="store_true", help="forward passes in bfloat16 (autocast)")
     parser.add_argument("--drop_optimizer", action="store_true",
                         help="leave the optimizer and scheduler out of the finished checkpoint: half the size")

@@ -13,11 +13,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from certificate import CertificateSpec
 from errors import InputError
 from formats.log import columns, parse_log, read_log, read_recorded_log
 from formats.record import read_record
 from formats.scores import describe_dtype, read_scores, scores_dtype
 from job.output import ResumableLog
+from measures import MEASURES
 
 N = 8
 RADII = (0.0, 0.5)
@@ -28,9 +30,10 @@ LOG = (HEADER + "0\t3\t3\t0.75\t0.5\t0.7\t0.25\t1\t0:00:01.5\n20\t4\t3\t0.9\t0.5
 SETTINGS = {"program": "certify", "dataset": "cifar10", "sigma": 0.25, "N": N, "N0": 4, "alpha": 0.3, "seed": 0,
             "confidence_measure": "pred_score", "bound": "clopper_pearson", "radii": list(RADII), "weights": "equal",
             "save_scores": True}
+SPEC = CertificateSpec(MEASURES["pred_score"], N, 0.3, 0.25, radii=RADII, weights="equal", kept_ranks="equal")
 RECORD = {"settings": SETTINGS, "starts": [{"batch": 10, "arguments": {}}], "eta": 0.1, "non_finite": [60, 20],
-          "scores_dtype": describe_dtype(scores_dtype(N, "equal"))}
-SCORES = np.zeros(3, scores_dtype(N, "equal"))
+          "scores_dtype": describe_dtype(scores_dtype(SPEC))}
+SCORES = np.zeros(3, scores_dtype(SPEC))
 SCORES["idx"], SCORES["label"], SCORES["chosen"] = [0, 20, 40], [3, 4, 4], [3, 3, 1]
 SCORES["order"] = np.linspace(0.9, 0.99, SCORES["order"].shape[1])  # high enough for a certificate
 SCORES["mean"] = 0.95

@@ -124,6 +124,16 @@ def test_failure_probability_exact(n, ranks, prob):
     assert 1 <= ratio <= 1 + 2e-6
 
 
+@pytest.mark.parametrize("window", [0, 0.5, 1])
+def test_failure_probability_counts_what_it_does_not_follow(window, monkeypatch):
+    """Windows so narrow that much of the probability lies outside: the bound is loose, and never below the truth."""
+    monkeypatch.setattr(bounds, "WINDOW", window)
+    for n in (10, 30):
+        ranks = np.arange(1, n + 1)
+        for prob in (np.linspace(0.7, 0.01, n), np.linspace(0.7, 0.01, n) / 5):
+            assert exact_failure(n, ranks, prob) <= bounds.failure_probability(n, ranks, prob)
+
+
 @pytest.mark.parametrize("n, k, prob", [
     (10, 1, 1e-13), (1000, 1, 1e-14), (1000, 5, 1e-5), (100_000, 1, 3e-17), (100_000, 50_000, 0.49),
 ])

@@ -59,12 +59,12 @@ def certified(f, u, measure="pred_score", bound="clopper_pearson"):
 def least_limit(p, bound="clopper_pearson"):
     """How low a band's limit on a probability p may lie: what a bound has to reach to count as tight.
 
-    Clopper-Pearson: z = 8.5 standard errors (level 1e-5 or so, and 4 for the sample's own error), z^2 / 2N more where
+    Clopper-Pearson: z = 9 standard errors (level 6e-7 or so, and 4 for the sample's own error), z^2 / 2N more where
     few scores lie beyond, a step between ranks: pi / 1000 sqrt(p (1 - p)). DKW: its width, 4 standard errors and 2 / N.
     """
     error = np.sqrt(p * (1 - p) / N)
     if bound == "clopper_pearson":
-        return np.maximum(p - 8.5 * error - 8.5 ** 2 / (2 * N) - math.pi / 1000 * np.sqrt(p * (1 - p)), 0)
+        return np.maximum(p - 9 * error - 9 ** 2 / (2 * N) - math.pi / 1000 * np.sqrt(p * (1 - p)), 0)
     return np.maximum(p - 4 * error - 2 / N - math.sqrt(math.log(1 / ALPHA) / (2 * N)), 0)
 
 

@@ -10,6 +10,7 @@ LAYERS = [
     ["files"],
     ["bounds", "measures"],
     ["certificate"],
+    ["stages"],
     ["formats", "report"],
     ["consistency", "noise"],
     ["archs", "datasets"],
@@ -19,7 +20,7 @@ LAYERS = [
 ]
 DOORS = ["analyze", "cert_acc", "certify", "draw_results", "predict", "radius", "recertify", "sample_size", "train",
          "visualize"]
-PURE = {"bounds", "measures", "certificate"}  # no torch, no files
+PURE = {"bounds", "measures", "certificate", "stages"}  # no torch, no files
 WITH_TORCH = {"consistency", "noise", "archs", "datasets", "architectures", "sampler", "core", "job.options", "job.run",
               "job.worker", "certify", "predict", "sample_size", "train", "visualize"}
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names} | {name: len(LAYERS) for name in DOORS}

@@ -15,10 +15,13 @@ from certify_runs import (
 )
 from helpers import assert_refused, read_rows
 
+from certificate import CertificateSpec
 from formats.scores import scores_dtype
+from measures import MEASURES
 
 BOTH = ("--confidence_measure", "pred_score", "margin")
-RECORD_SIZE = scores_dtype(64, "falling").itemsize
+SCORES = scores_dtype(CertificateSpec(MEASURES["pred_score"], 64, 0.001, 0.25, kept_ranks="falling"))
+RECORD_SIZE = SCORES.itemsize
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +173,7 @@ def test_missing_scores(log, weights):
 @pytest.mark.parametrize("order", [[1, 0, *range(2, 12)], [*range(10), 11, 10]])
 def test_scores_of_other_images(order, log, weights):
     """Scores of another run have other images, or the same in another order."""
-    records = np.frombuffer(scores_of(log).read_bytes(), scores_dtype(64, "falling"))
+    records = np.frombuffer(scores_of(log).read_bytes(), SCORES)
     scores_of(log).write_bytes(records[order].tobytes())
     before = contents(log.parent)
     assert_refused(certify(*arguments(weights, log, "--save_scores", stop=480)), str(scores_of(log)))

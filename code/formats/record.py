@@ -1,6 +1,7 @@
 """The record of a run, OUTFILE.json: its settings, each of its starts, and the images without a row."""
 import json
 import os
+import sys
 from collections.abc import Iterable
 
 from errors import InputError
@@ -39,6 +40,14 @@ def read_record(outfile: str) -> dict | None:
 def without_row(record: dict | None, done: Iterable[int]) -> list[int]:
     """The images that a record lists as having non-finite scores and that are not `done` since: they have no row."""
     return sorted(set((record or {}).get(NON_FINITE) or []) - set(done))
+
+
+def report_settled(path: str, settings: dict, scores: Iterable[float]) -> None:
+    """Say on stderr if a log's images were sampled until another score than one of `scores` was settled."""
+    settled = settings.get("settle")
+    if settled is not None and any(score != settled for score in scores):
+        print(f"{path}: was sampled until score {settled} was settled (--settle); at another score, images that "
+              "stopped early count with the bounds they had", file=sys.stderr)
 
 
 def _nested_deeper(value, levels: int) -> bool:

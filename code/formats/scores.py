@@ -2,17 +2,18 @@
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bounds import WEIGHTS, clopper_pearson_ranks
-from certificate import CertificateSpec
+from certificate import Certificate, CertificateSpec
 from errors import InputError
 from files import read_bytes
 from formats.log import check_radii
 from formats.record import read_record, record_path, without_row
 from measures import MEASURES
+from stages import look_etas, plan_looks
 
 
 def scores_path(outfile: str) -> str:
@@ -20,10 +21,15 @@ def scores_path(outfile: str) -> str:
     return outfile + ".scores"
 
 
-def scores_dtype(n: int, weights: str) -> np.dtype:
-    """One image: chosen is the class before any abstention, order its scores at clopper_pearson_ranks(n, weights)."""
-    return np.dtype([("idx", "<i8"), ("label", "<i8"), ("chosen", "<i8"), ("mean", "<f8"),
-                     ("order", "<f4", (len(clopper_pearson_ranks(n, weights)),))])
+def scores_dtype(spec: CertificateSpec) -> np.dtype:
+    """One image: chosen is the class before any abstention, order its scores at clopper_pearson_ranks(n, weights).
+
+    Staged sampling adds n and alpha, those of the look that settled the image, and fills order up with its last score.
+    """
+    look = [("n", "<i8"), ("alpha", "<f8")] if spec.settle is not None else []
+    length = max(len(clopper_pearson_ranks(each.spec.n, spec.kept_ranks)) for each in plan_looks(spec))
+    return np.dtype([("idx", "<i8"), ("label", "<i8"), ("chosen", "<i8"), ("mean", "<f8"), *look,
+                     ("order", "<f4", (length,))])
 
 
 def describe_dtype(dtype: np.dtype) -> list:
@@ -31,24 +37,31 @@ def describe_dtype(dtype: np.dtype) -> list:
     return [[name, dtype[name].base.str, *dtype[name].shape] for name in dtype.names]
 
 
-def scores_record(index: int, label: int, certificate) -> bytes:
+def scores_record(index: int, label: int, certificate: Certificate, dtype: np.dtype) -> bytes:
     """The record of one image, from its certificate with kept ranks."""
-    record = np.zeros((), scores_dtype(certificate.spec.n, certificate.spec.kept_ranks))
+    record, thresholds = np.zeros((), dtype), certificate.thresholds
     record["idx"], record["label"], record["chosen"] = index, label, certificate.chosen
-    record["mean"], record["order"] = certificate.mean, certificate.thresholds
+    record["mean"], record["order"] = certificate.mean, thresholds[-1]
+    record["order"][:len(thresholds)] = thresholds
+    if "n" in dtype.names:
+        record["n"], record["alpha"] = certificate.spec.n, certificate.spec.alpha
     return record.tobytes()
 
 
-def parse_scores(path: str, data: bytes, n: int, weights: str, score_range: tuple[float, float]) -> np.ndarray:
+def parse_scores(path: str, data: bytes, spec: CertificateSpec) -> np.ndarray:
     """The complete records in `data`, checked; a torn last one is left out. Raises InputError."""
-    dtype = scores_dtype(n, weights)
+    dtype = scores_dtype(spec)
     records = np.frombuffer(data[:len(data) // dtype.itemsize * dtype.itemsize], dtype)
-    low, high = score_range
     with np.errstate(invalid="ignore"):  # NaN compares as false, and so is refused
         order, mean = records["order"].astype(np.float64), records["mean"]
         sound = ((records["idx"] >= 0) & (records["label"] >= 0) & (records["chosen"] >= 0)
                  & (mean >= order[:, 0] - 1e-9) & (mean <= order[:, -1] + 1e-9)
-                 & (order[:, 0] >= low) & (order[:, -1] <= high) & (order[:, 1:] >= order[:, :-1]).all(1))
+                 & (order[:, 0] >= spec.measure.score_min) & (order[:, -1] <= spec.measure.score_max)
+                 & (order[:, 1:] >= order[:, :-1]).all(1))
+    if "n" in dtype.names:
+        looks = {(look.spec.n, look.spec.alpha) for look in plan_looks(spec)}
+        sound &= np.array([pair in looks for pair in zip(records["n"].tolist(), records["alpha"].tolist(),
+                                                         strict=True)], dtype=bool)
     if not sound.all():
         raise InputError(f"{path}: record {int(np.argmin(sound))} is not one of saved scores")
     if len(np.unique(records["idx"])) < len(records):
@@ -79,8 +92,11 @@ class SavedScores:
 
     def certificates(self, spec: CertificateSpec):
         """Yield (index, label, certificate under `spec`) for every image."""
+        looks = {look.spec.n: look.spec for look in plan_looks(spec)}
         for record in self.records:
-            certificate = spec.certificate(int(record["chosen"]), float(record["mean"]), record["order"])
+            look = looks[int(record["n"])] if spec.settle is not None else spec
+            thresholds = record["order"][:len(look.band.ranks)]
+            certificate = look.certificate(int(record["chosen"]), float(record["mean"]), thresholds)
             yield int(record["idx"]), int(record["label"]), certificate
 
 
@@ -94,13 +110,12 @@ def read_scores(path: str) -> SavedScores:
     settings = record["settings"]
     try:
         spec = _recorded_spec(settings, record.get("eta"))
-        if record.get("scores_dtype") != describe_dtype(scores_dtype(spec.n, spec.kept_ranks)):
+        if record.get("scores_dtype") != describe_dtype(scores_dtype(spec)):
             raise ValueError("scores_dtype")
     except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
         raise InputError(f"{recorded}: not a record of saved scores ({error})") from None
-    score_range = spec.measure.score_min, spec.measure.score_max
     data = read_bytes(path)
-    records = parse_scores(path, data, spec.n, spec.kept_ranks, score_range)
+    records = parse_scores(path, data, spec)
     if not len(records):
         raise InputError(f"{path}: no complete record in it")
     if len(data) > records.nbytes:
@@ -111,13 +126,14 @@ def read_scores(path: str) -> SavedScores:
 
 def _recorded_spec(settings: dict, eta) -> CertificateSpec:
     """The spec of a run's own certificates. Raises KeyError, TypeError, ValueError, OverflowError, InputError."""
-    # older records have none of these three
-    noise, delta, weights = (settings.get(name, default) for name, default in
-                             (("noise", "float"), ("delta", 0.0), ("weights", "equal")))
+    # older records have none of these four
+    noise, delta, weights, settle = (settings.get(name, default) for name, default in (
+        ("noise", "float"), ("delta", 0.0), ("weights", "equal"), ("settle", None)))
+    eta = tuple(eta) if type(eta) is list else eta
     alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
     spec = CertificateSpec(MEASURES[settings["confidence_measure"]], settings["N"], alpha, sigma, settings["bound"],
-                           tuple(radii), weights, kept_ranks=weights, eta=eta, float_noise=noise == "float",
-                           delta=delta)
+                           tuple(radii), weights, kept_ranks=weights, eta=eta, settle=settle,
+                           float_noise=noise == "float", delta=delta)
     if settings["program"] != "certify" or settings["save_scores"] is not True:
         raise ValueError("the run saved none")
     if (type(spec.n) is not int or type(settings["radii"]) is not list or not 0 < np.float32(spec.sigma) < np.inf
@@ -126,7 +142,7 @@ def _recorded_spec(settings: dict, eta) -> CertificateSpec:
     if (noise not in ("integer", "float") or type(delta) is not float or not 0 <= delta < 1
             or noise == "integer" and not delta):
         raise ValueError("noise or delta")
-    if weights not in WEIGHTS:
-        raise ValueError("weights")
+    if weights not in WEIGHTS or settle is not None and type(settle) is not float:
+        raise ValueError("weights or settle")
     check_radii(spec.radii)
-    return spec.prepare()
+    return replace(spec, eta=look_etas(spec))

@@ -1,13 +1,16 @@
 """The check of a certificate's spec that every program that certifies makes, before any work."""
+from dataclasses import replace
+
 from certificate import CertificateSpec
 from errors import InputError
 from formats.log import check_radii
+from stages import look_etas
 
 
 def check_spec(spec: CertificateSpec) -> CertificateSpec:
-    """Prepare and return a spec. Raises InputError for radii that no log has, or if its (n, alpha) allow no band."""
+    """Calibrate and return a spec, with its eta. Raises InputError for radii, or (n, alpha), that it cannot have."""
     check_radii(spec.radii)
     try:
-        return spec.prepare()
+        return replace(spec, eta=look_etas(spec))
     except ValueError as error:
-        raise InputError(f"--N, --alpha or --bound: {error}") from None
+        raise InputError(f"--N, --alpha, --bound or --settle: {error}") from None

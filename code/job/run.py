@@ -2,8 +2,9 @@
 import argparse
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -20,6 +21,13 @@ from sampler import choose_device
 STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
 
 
+class ImageResult(NamedTuple):
+    """What a program has to write of an image: for each log its row (and saved scores), and the samples drawn."""
+
+    rows: Sequence[tuple]
+    samples: int
+
+
 class Run:
     """A context in which a program maps a function over the images that its logs lack, and writes the results.
 
@@ -34,7 +42,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, check: Callable, open_logs: Callable[["Run"], Iterable[ResumableLog]]):
         self.args, self._check, self._open_logs = args, check, open_logs
         self.worker, self.logs, self.todo, self.prepared = Worker.from_environment(), [], [], None
-        self._without_row = []
+        self._without_row, self._samples = [], []
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -86,21 +94,27 @@ class Run:
             except NonFiniteScores:
                 return None
 
-        yield from tqdm(self.worker.map(attempt, self.todo), total=len(self.todo), unit="image",
-                        disable=not (self.worker.first and self.todo))
+        self._bar = tqdm(self.worker.map(attempt, self.todo), total=len(self.todo), unit="image",
+                         disable=not (self.worker.first and self.todo))
+        yield from self._bar
+        if getattr(self.args, "settle", None) and self._samples:
+            print(f"drew {sum(self._samples) / len(self._samples) / self.args.N:.3f} of the N samples per image, on "
+                  f"average over {len(self._samples)} images", file=sys.stderr)
         if self._without_row:
             print(f"no row for {len(self._without_row)} images with non-finite scores: "
                   f"{', '.join(map(str, self._without_row))}; repeating the command tries these again", file=sys.stderr)
 
-    def write(self, index: int, result: Iterable[tuple] | None) -> None:
-        """Write the result of an image: for each log its row (and saved scores), or None, recorded as without a row."""
+    def write(self, index: int, result: ImageResult | None) -> None:
+        """Write the result of an image; None is recorded as an image without a row."""
         if result is None:
             self._without_row.append(index)
             for log in self.logs:
                 log.record_without_row(index)
             tqdm.write(f"image {index}: a score is NaN or infinite; it gets no row", file=sys.stderr)
             return
-        for log, parts in zip(self.logs, result, strict=True):
+        self._samples.append(result.samples)
+        self._bar.set_postfix(samples=sum(self._samples), refresh=False)
+        for log, parts in zip(self.logs, result.rows, strict=True):
             log.write(index, *parts)
 
     def _load(self) -> None:

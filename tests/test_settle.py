@@ -1,0 +1,165 @@
+"""certify.py --settle: sampling in stages, through the real program, with a network that takes microseconds."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from certify_runs import certify, contents, tiny_network, weights_file
+from helpers import assert_refused, read_rows, run_program, without_time
+
+from core import Smooth
+from stages import look_alphas, look_sizes
+
+N = 4000  # looks at 500, 1000, 2000 and 4000
+LEVELS = look_alphas(0.001, 4)
+BOTH = ("--confidence_measure", "pred_score", "margin")
+STAGED = (*BOTH, "--settle", 0.5, 0.0, "--save_scores")
+
+
+def arguments(folder, out, *options, stop=240):
+    return "cifar10", weights_file(folder), 0.25, out, "--skip", 20, "--N0", 16, "--N", N, "--max", stop, *options
+
+
+def rows(path):
+    return without_time(read_rows(path))
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    """One run of both measures, staged, with saved scores; and its stderr."""
+    folder = tmp_path_factory.mktemp("staged")
+    result = certify(*arguments(folder, folder / "{confidence_measure}", *STAGED))
+    assert result.returncode == 0, result.stderr
+    return folder, result.stderr
+
+
+def scores_of(log):
+    fields = json.loads(log.with_name(log.name + ".json").read_text())["scores_dtype"]
+    return np.fromfile(log.with_name(log.name + ".scores"), np.dtype([tuple(field) for field in fields]))
+
+
+def test_record_and_last_line(staged):
+    """The record holds looks and levels, whose sum is at most alpha; stderr ends with the mean share of N."""
+    folder, stderr = staged
+    for measure, score in (("pred_score", 0.5), ("margin", 0.0)):
+        record = json.loads((folder / f"{measure}.json").read_text())
+        assert record["settings"]["settle"] == score
+        assert record["settings"]["looks"] == [list(look) for look in zip(look_sizes(N), LEVELS, strict=True)]
+        assert len(record["eta"]) == 4
+    drawn = np.maximum(scores_of(folder / "pred_score")["n"], scores_of(folder / "margin")["n"])
+    share = float(stderr.splitlines()[-1].split()[1])
+    assert share == pytest.approx(drawn.mean() / N, abs=0.0005) and share < 1
+
+
+def test_saved_scores_hold_their_look(staged):
+    """Images stop at several looks, each with the level of its look; the mean lies within the order statistics."""
+    folder, _ = staged
+    levels = dict(zip(look_sizes(N), LEVELS, strict=True))
+    for measure in ("pred_score", "margin"):
+        records = scores_of(folder / measure)
+        assert len(set(records["n"].tolist())) > 1
+        assert [levels[n] for n in records["n"].tolist()] == records["alpha"].tolist()
+        assert (np.diff(records["order"], axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("measure", ["pred_score", "margin"])
+def test_recertified_log_equals_the_run(staged, measure, tmp_path):
+    """From saved scores, with the settings of the run, nothing but the time differs."""
+    folder, _ = staged
+    assert run_program("code/recertify.py", folder / f"{measure}.scores", tmp_path / "again").returncode == 0
+    assert rows(tmp_path / "again") == rows(folder / measure)
+
+
+def test_rows_do_not_depend_on_how_they_were_made(staged, tmp_path):
+    """Another batch, each measure alone, and a run that was interrupted: the same rows and saved scores."""
+    folder, _ = staged
+    for measure, score in (("pred_score", 0.5), ("margin", 0.0)):
+        alone = ("--confidence_measure", measure, "--settle", score, "--save_scores", "--batch", 37)
+        for stop in (100, 240):
+            assert certify(*arguments(tmp_path, tmp_path / measure, *alone, stop=stop)).returncode == 0
+        assert rows(tmp_path / measure) == rows(folder / measure)
+        assert np.array_equal(scores_of(tmp_path / measure), scores_of(folder / measure))
+
+
+def test_decisions_are_those_of_one_look(staged, tmp_path):
+    """Against all N samples in one look: at most one image differs at any radius, and most samples are saved."""
+    folder, _ = staged
+    result = certify(*arguments(tmp_path, tmp_path / "{confidence_measure}", *BOTH, "--no_early_abstain"))
+    assert result.returncode == 0
+    for measure, score in (("pred_score", 0.5), ("margin", 0.0)):
+        one, stages = ([[float(row[name]) > score for name in row if name.startswith("exp_cdf")] for row in rows(path)]
+                       for path in (tmp_path / measure, folder / measure))
+        assert np.array(one).any() and (np.array(one) != np.array(stages)).sum(0).max() <= 1
+
+
+def test_rows_are_those_of_smooth(staged):
+    """Smooth.certify(settle=...) gives a certificate that knows its n and alpha, and the bounds of the row."""
+    folder, _ = staged
+    from datasets import open_images
+    images, _ = open_images("cifar10", "test", 20)
+    smooth = Smooth(tiny_network(), 10, 0.25, ("pred_score", "margin"), device="cpu")
+    for index in (0, 20, 40):
+        found = smooth.certify(images.load(index)[0], 16, N, 0.001, 1000, index=index, settle=(0.5, 0.0))
+        for certificate, measure in zip(found, ("pred_score", "margin"), strict=True):
+            record = next(record for record in scores_of(folder / measure) if record["idx"] == index)
+            assert (certificate.spec.n, certificate.spec.alpha) == (record["n"], record["alpha"])
+            assert certificate.mean == record["mean"]
+
+
+def test_settled_with_dkw(tmp_path):
+    """The paper's band has its looks, too."""
+    options = ("--bound", "dkw", "--settle", 0.5, "--save_scores")
+    assert certify(*arguments(tmp_path, tmp_path / "log", *options)).returncode == 0
+    assert run_program("code/recertify.py", tmp_path / "log.scores", tmp_path / "again").returncode == 0
+    assert rows(tmp_path / "again") == rows(tmp_path / "log")
+    assert len(set(scores_of(tmp_path / "log")["n"].tolist())) > 1
+
+
+@pytest.mark.parametrize("options, words", [
+    (("--settle", 0.5, 0.5), "--settle"), ((*BOTH, "--settle", 0.5), "--settle"), (("--settle", 1.0), "range"),
+    (("--settle", "nan"), "range")])
+def test_refusals(tmp_path, options, words):
+    """One score for each measure, inside its range; nothing is written."""
+    assert_refused(certify(*arguments(tmp_path, tmp_path / "out" / "{confidence_measure}", *options)), words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_score_does_not_resume(staged):
+    """A log is resumed with its own --settle only."""
+    folder, _ = staged
+    before = contents(folder)
+    for options in ((*BOTH, "--save_scores"), (*BOTH, "--settle", 0.5, 0.1, "--save_scores")):
+        assert_refused(certify(*arguments(folder, folder / "{confidence_measure}", *options)), "--settle")
+    assert contents(folder) == before
+
+
+def test_readers_say_what_was_settled(staged):
+    """At another score one line on stderr says that images stopped early; at the settled one nothing is said."""
+    folder, _ = staged
+    assert run_program("cert_acc.py", folder / "pred_score", 0.5).stderr == ""
+    assert "--settle" in run_program("cert_acc.py", folder / "pred_score", 0.3).stderr
+    analyze = run_program("code/analyze.py", folder / "pred_score", "--score", 0.3, "--table", "markdown")
+    assert analyze.returncode == 0 and "--settle" in analyze.stderr
+
+
+def test_a_look_that_is_none_is_refused(staged, tmp_path):
+    """Saved scores whose n or alpha no look has."""
+    folder, _ = staged
+    (tmp_path / "log.json").write_bytes((folder / "margin.json").read_bytes())
+    for name, value in (("n", 999), ("alpha", 0.5), ("n", 500)):
+        records = scores_of(folder / "margin").copy()
+        last = int(np.argmax(records["n"]))
+        records[name][last] = value
+        records.tofile(tmp_path / "log.scores")
+        assert_refused(run_program("code/recertify.py", tmp_path / "log.scores", tmp_path / "out"), "saved scores")
+
+
+def test_a_score_that_is_no_number_leaves_no_row(tmp_path):
+    """NaN among the first look's scores: no row, exit status 1."""
+    class Blind(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :10] * torch.nan
+
+    result = certify(*arguments(tmp_path, tmp_path / "log", "--settle", 0.5, stop=40), network=Blind())
+    assert result.returncode == 1 and "non-finite" in result.stderr
+    assert rows(tmp_path / "log") == []
