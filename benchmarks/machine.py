@@ -1,4 +1,4 @@
-"""The machine of a benchmark: its description, its measured peak, and what a network asks of it."""
+"""The machine of a benchmark: its description and measured peak, and the operations that a network needs."""
 import os
 import platform
 import shlex

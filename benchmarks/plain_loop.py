@@ -1,4 +1,4 @@
-"""The baseline: certification as it is written down at first, with PyTorch and scipy.stats, and no thought of speed."""
+"""The baseline: a straightforward certification with PyTorch and scipy.stats, not written for speed."""
 import math
 
 import numpy as np

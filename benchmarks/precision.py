@@ -84,7 +84,7 @@ class Differences:
         self.other_class += int(mean.argmax() != top)
 
     def cells(self) -> list[str]:
-        """What the table says of it, as in HEADER."""
+        """Its cells of the table, as in HEADER."""
         count = len(self.shifts)
         return [f"{self.largest:.2g}", f"{sum(self.means) / count:.2g}", f"{sum(self.shifts) / count:+.2g}",
                 f"{max(self.shifts, key=abs):+.2g}", f"{self.other_class} of {count}"]

@@ -37,14 +37,14 @@ TRIED_BATCHES = {"cpu": {"cifar10": (32, 64, 128, 256), "imagenet": (4, 8, 16, 3
                  "cuda": {"cifar10": (400, 1000, 2000, 4000), "imagenet": (50, 100, 200, 400)}}
 PRECISIONS_OF = {"cpu": ("fp32", "bf16", "fp16"), "cuda": tuple(PRECISIONS)}  # on a CPU, tf32 is fp32
 SIGMA, ALPHA, N = 0.25, 0.001, 100_000
-NOTES = """Each measurement draws whole passes of samples for about {seconds:g} s (or one pass, where that takes
+NOTES = """Each measurement draws whole passes of samples for about {seconds:g} s (or one pass, if that takes
 longer), after a pass that is not timed. Every variant is measured {repeat} times, one after the other in turn: median,
 and spread from the fastest to the slowest. The plain loop is float32, eager, with `x.repeat`, and copies its scores to
 the host at each batch. Networks have random weights.
 
 Peak: the fraction of {peak:.4g} GFLOP/s, the most that float32 3x3 convolutions reached in the same run (64 channels at
 56x56, 128 at 28x28, 256 at 14x14; batches of 8 and 16). Counted are convolutions and linear layers, two operations for
-each multiply-add, none for multiplications by padding zeros. GFLOP a sample: {work}.
+each multiply-add, none for multiplications by padding zeros. GFLOP per sample: {work}.
 """
 
 
@@ -169,13 +169,13 @@ def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
 
 
 def report(args: argparse.Namespace, device: torch.device) -> str:
-    """Measure everything, and say it in markdown."""
+    """Measure everything, and report it in markdown."""
     timed = {arch: time_network(arch, args, device) for arch in args.networks}
     peak = max(peak for _, _, peak in timed.values())
     rows = [row for arch, (variants, work, _) in timed.items() for row in network_rows(arch, variants, work, peak)]
     columns = ["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"]
     sampling = format_table(pandas.DataFrame(rows, columns=columns), "markdown")
-    columns = ["bounds of one image", "s", "spread", "once a run, s"]
+    columns = ["bounds of one image", "s", "spread", "once per run, s"]
     bounds = format_table(pandas.DataFrame(time_bounds(N, args.repeat, device), columns=columns), "markdown")
     notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peak=peak / 1e9, work=", ".join(
         f"{arch} {work / 1e9:.3g}" for arch, (_, work, _) in timed.items()))

@@ -8,9 +8,9 @@
 Reads logs (certify.py), saved scores (certify.py --save_scores) and radius files (radius.py). The bound from the CDF is
 solid, the bound without it dashed; several scores are panels side by side. A log is known at the radii of its columns,
 which are marked; its bound at R also holds at every smaller radius, so its curve is the staircase below the true one.
-Saved scores and radius files give the exact curve at every radius. A radius file has a score of its own. Saved scores
-count, as a radius file does, images whose bound at radius 0 is below the measure's cutoff; a log counts them as not
-certified.
+Saved scores and radius files give the exact curve at every radius. A radius file has a score of its own. An
+image whose bound at radius 0 is below the measure's cutoff abstains in a log and is not certified there; in saved
+scores and radius files it is certified if its bound is above the score.
 """
 import argparse
 import math
@@ -128,7 +128,7 @@ def read_source(path: str, scores: list[float]) -> Source:
 
 
 def source_of_radii(path: str, scores: list[float]) -> Source:
-    """A radius file, whose one curve is that of its own score. Raises InputError for another score."""
+    """A radius file: one curve, at its own score. Raises InputError for another score."""
     radii, settings = read_recorded_radii(path)
     report_flaws(radii)
     if scores and scores != [settings.get("score")]:
@@ -167,7 +167,7 @@ def exact_curve(radii: Radii) -> Curve:
 
 
 def label(path: str, settings: dict) -> str:
-    """What the record says of a run, or its path if it has no record."""
+    """A run as its record describes it, or its path if it has no record."""
     parts = [text.format(PLAIN_NAMES.get(str(settings[key]), settings[key]))
              for key, text in LABEL.items() if key in settings]
     return ", ".join(parts) or path

@@ -67,6 +67,12 @@ def row_alpha(args: argparse.Namespace, path: str, settings: dict) -> float:
     return max(known + ([] if args.alpha is None else [args.alpha]))
 
 
+def report_post_hoc(path: str, settings: dict) -> None:
+    """Report on stderr that a log is not the statement of its run: its band, weights or alpha were chosen later."""
+    if settings.get("post_hoc") is True:
+        print(f"{path}: certified post hoc, not as its run was: its alpha adds to that of the run", file=sys.stderr)
+
+
 def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
     """One table of all the logs."""
     import pandas  # only here: a report needs none
@@ -92,6 +98,8 @@ def main() -> None:
     logs = {path: read_recorded_log(path) for path in args.log_file}
     for path, (log, settings) in logs.items():
         report_flaws(log)
+        if args.confidence is not None:
+            report_post_hoc(path, settings)
         report_settled(path, settings, [args.score])
     if len(logs) == 1 and args.format is None and args.confidence is None:
         print_reference_report(next(iter(logs.values()))[0], args.score)

@@ -103,7 +103,8 @@ class Certificate:
     """What N scores say of one image. It unpacks as (prediction, exp_cdf, exp).
 
     prediction    the class chosen from the selection samples, or ABSTAIN
-    exp_cdf, exp  lower bounds on its expected score at spec.radii, with and without the CDF; all 0.0 on abstention
+    exp_cdf, exp  lower bounds on its expected score at spec.radii, with and without the CDF; on abstention all 0.0,
+                  which is no bound
     chosen        the class before any abstention
     mean          the mean of its sampled scores
     With probability at least 1 - alpha over the sampling, all of exp_cdf, lower_bound and radius hold at once, at

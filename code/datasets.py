@@ -71,7 +71,7 @@ def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[I
 def _load(folder: datasets.ImageFolder, index: int) -> tuple[torch.Tensor, int]:
     try:
         return folder[index]
-    except (OSError, SyntaxError, ValueError) as error:  # whatever PIL says of a damaged file
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a damaged file
         raise InputError(f"{folder.samples[index][0]}: not a readable image ({error})") from None
 
 
@@ -93,7 +93,7 @@ def cifar10_tensors(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
-    """$IMAGENET_DIR/`part` as an ImageFolder. Raises InputError if it is missing or has not ImageNet's 1,000 classes.
+    """$IMAGENET_DIR/`part` as an ImageFolder. Raises InputError if it is missing or lacks ImageNet's 1,000 classes.
 
     A class folder may be empty, as in a subset of the images: the labels are the places of all folders in their order.
     """

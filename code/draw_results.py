@@ -1,4 +1,4 @@
-"""The README's figures of certified accuracy, from saved scores and from the experiment on the number of samples.
+"""The figures of docs/results.md: certified accuracy, from saved scores and from the experiment on the sample size.
 
     python code/draw_results.py radius log_files/cifar10_resnet20 figures/new_radius.png
     python code/draw_results.py samples log_files/cifar10_resnet20/sample_size_0.25.tsv figures/new_samples.png
@@ -80,7 +80,7 @@ def draw_radius(folder: Path):
 
 
 def accuracy_by_samples(path: Path) -> pandas.DataFrame:
-    """Certified accuracy at each measure's cutoff: a row for each (measure, bound, N), a column exp_cdf_* a radius."""
+    """Certified accuracy at each measure's cutoff: a row for each (measure, bound, N), a column for each radius."""
     try:
         table = pandas.read_csv(path, sep="\t")
     except (OSError, ValueError) as error:

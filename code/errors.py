@@ -14,7 +14,7 @@ class InputError(Exception):
 
 
 class Stopped(BaseException):
-    """SIGTERM or Ctrl-C came; status is the exit status that shells expect of it."""
+    """SIGTERM or Ctrl-C arrived; status: the exit status that shells expect then."""
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -40,12 +40,12 @@ def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except OSError as error:  # of stdout, above all: what could not be written is not tried again at the exit
+    except OSError as error:  # most often of stdout: at its exit Python must not try to write there again
         if os.environ.get("CERTIFY_DEBUG") == "1":
             traceback.print_exc()
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # who reads it (head, say) has seen enough
+        if isinstance(error, BrokenPipeError):  # its reader (head, say) has closed it
             return 128 + signal.SIGPIPE
         print(f"error: {error}", file=sys.stderr)
         return 2

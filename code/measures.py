@@ -1,4 +1,4 @@
-"""Confidence measures: what one noisy sample says of each class, from the softmax of its logits.
+"""Confidence measures: the score that one noisy sample gives each class, from the softmax of its logits.
 
 A measure is written with tensor methods alone, so that it runs on the scores' own device, without NumPy.
 """

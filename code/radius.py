@@ -6,7 +6,7 @@
 OUTFILE.scores is what `certify.py --save_scores` left beside its OUTFILE. The file has one row per image, in the format
 of Cohen et al. (2019): idx label predict radius correct time, with radius = sup{R : bound(R) > SCORE}; predict -1 if
 the bound at the image itself is not above SCORE. Scores may be chosen after looking at the results; another band than
-the run's is a statement of its own, and to claim the better of two costs the sum of their alphas.
+the run's is a statement of its own, and claiming the better of two costs the sum of their alphas.
 """
 import argparse
 import sys

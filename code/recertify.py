@@ -5,8 +5,8 @@
 
 OUTFILE.scores is what `certify.py --save_scores` left beside its OUTFILE. With no option the log is that of the run.
 One band at one alpha holds at all radii and scores at once, so these may be chosen after looking at the results. A
-band and an alpha may not: each is a statement of its own, and to claim the better of two costs the sum of their
-alphas. OUTLOG.json says post_hoc if band or alpha are not those of the run.
+band, its weights and an alpha may not: another one is a statement of its own, and claiming the better of two costs the
+sum of their alphas. OUTLOG.json says post_hoc if they are not those of the run.
 """
 import argparse
 import sys

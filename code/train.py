@@ -108,7 +108,7 @@ def kept_indices(size: int, hold_out: int) -> list[int]:
 
 
 class CifarBatches:
-    """CIFAR-10 as batches on the device: the whole split is held there as bytes, and augmented a batch at a time."""
+    """CIFAR-10 as batches on the device: the whole split is held there as bytes, and augmented batch by batch."""
 
     def __init__(self, train: bool, batch: int, device: torch.device, hold_out: int = 0):
         images, labels = datasets.cifar10_tensors(train)
@@ -142,7 +142,7 @@ def make_batches(args: argparse.Namespace, device: torch.device) -> tuple:
 def run_epoch(network, batches, args, device, optimizer=None, scheduler=None) -> tuple[float, float]:
     """One pass over the batches with noise added; trains if there is an optimizer. Returns mean loss and accuracy.
 
-    Both are means over all noisy images; the loss of a consistency training is its own, that of a test cross-entropy.
+    Both are means over all noisy images. The loss is the one that is minimised; without an optimizer, cross-entropy.
     """
     training = optimizer is not None
     consistency = training and args.consistency > 0
@@ -174,7 +174,7 @@ def run_epoch(network, batches, args, device, optimizer=None, scheduler=None) ->
 
 
 def make_optimizer(args: argparse.Namespace, network: nn.Module, steps: int) -> tuple:
-    """SGD and its learning-rate schedule; `steps` an epoch."""
+    """SGD and its learning-rate schedule; steps: per epoch."""
     optimizer = torch.optim.SGD(network.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     if args.schedule == "step":
         return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, args.lr_step_size * steps, args.gamma)
@@ -209,14 +209,14 @@ def resume(args: argparse.Namespace, path: Path, network, optimizer, scheduler, 
 
 
 def check_outdir(path: Path, log: Path, resuming: bool) -> None:
-    """Raise InputError where a training would write over another one, or there is none to resume."""
+    """Raise InputError if a training would overwrite another one, or has none to resume."""
     if resuming and not path.exists():
         raise InputError(f"{path}: no checkpoint to resume from")
     if path.exists() and not resuming:
-        raise InputError(f"{path} is there: --resume goes on from it, another OUTDIR starts anew")
+        raise InputError(f"{path} exists: --resume continues from it, another OUTDIR starts over")
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     if lines and (lines[0] != LOG_HEADER or len(lines) > 1 and not resuming):
-        raise InputError(f"{log} is there, and not of this training: another OUTDIR starts anew")
+        raise InputError(f"{log} exists and is not of this training: another OUTDIR starts over")
 
 
 def begin_log(log: Path, done: int) -> None:

@@ -5,7 +5,7 @@
     IMAGENET_DIR=... python code/visualize.py imagenet OUTDIR IDX 0.0 0.25 0.50 1.00
 
 Writes OUTDIR/IDX_0.png, IDX_25.png, IDX_50.png, IDX_100.png: 100 times the standard deviation. It is the same noise at
-every level, scaled, and pixels outside [0, 1] are cut off, for the eye alone: the network sees them as they are.
+every level, scaled. Pixels outside [0, 1] are clipped for the picture only: the network sees them as they are.
 """
 import argparse
 import io

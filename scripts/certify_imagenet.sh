@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Certifies 500 ImageNet validation images with Cohen et al.'s ResNet-50 at each noise level, both measures in one pass.
-# Needs IMAGENET_DIR and the networks (see the README). On several GPUs: LAUNCH="torchrun --nproc_per_node=8 --".
+# Needs IMAGENET_DIR and the networks (see docs/reproduce.md). On several GPUs: LAUNCH="torchrun --nproc_per_node=8 --".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-# Sourced by demo.sh and test.sh: a virtual environment in .venv with the given requirements, on `python` below.
+# Sourced by demo.sh and test.sh: makes .venv with the given requirements; $python is its interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -x .venv/bin/python ] || python3 -m venv .venv

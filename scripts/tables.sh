@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the README's results: certified accuracy of our logs, beside what the paper's authors published for a ResNet-110
-# with N = 100,000 and the DKW band (their logs, through their cert_acc.py).
+# Prints the tables of docs/results.md: certified accuracy of our logs, beside what the paper's authors published for a
+# ResNet-110 with N = 100,000 and the DKW band (their logs, through their cert_acc.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

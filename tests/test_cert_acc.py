@@ -164,11 +164,11 @@ def test_coverage_of_the_population_limit(n, p, alpha, confidence):
 @pytest.mark.parametrize("n", [1, 2, 10, 500, 50000, 10 ** 7])
 @pytest.mark.parametrize("confidence", [1e-9, 0.5, 0.99, 1 - 1e-9, 1 - 1e-15])
 def test_limits_at_the_extremes(n, confidence):
-    """Never above the Beta quantile at the level asked for, nor below that at a level 2e-6 smaller, and never NaN."""
+    """Never above the Beta quantile at the level asked for, nor below that at a level 2e-5 smaller, and never NaN."""
     counts = np.unique(np.clip([0, 1, 2, n // 100, n // 2, n - n // 10, n - 1, n], 0, n))
     limits = population_limit(counts, n, confidence, 0.0)
     positive = counts[counts > 0]
-    lowest, exact = (betaincinv(positive, n - positive + 1.0, (1 - confidence) * part) for part in (1 - 2e-6, 1))
+    lowest, exact = (betaincinv(positive, n - positive + 1.0, (1 - confidence) * part) for part in (1 - 2e-5, 1))
     assert (limits[counts == 0] == 0).all() and np.isfinite(limits).all()
     assert (limits[counts > 0] <= exact).all() and (limits[counts > 0] >= lowest * (1 - 1e-10)).all()
 
@@ -197,6 +197,16 @@ def test_the_larger_alpha_counts(logs):
         result = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--alpha", option, "--format", "csv")
         limit = limit_of(9, 12, 0.9) - alpha
         assert float(cells_of(result.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
+
+
+def test_post_hoc_logs_are_named(logs):
+    """A limit on the population from a log whose band or alpha were chosen later is a second statement of the run."""
+    write_record(logs[0], alpha=0.02, post_hoc=True)
+    write_record(logs[1], alpha=0.02, post_hoc=False)
+    result = cert_acc(*logs, 0.5, "--confidence", 0.9)
+    line, = result.stderr.splitlines()
+    assert result.returncode == 0 and line.startswith(f"{logs[0]}: ") and "post hoc" in line and "adds" in line
+    assert cert_acc(*logs, 0.5).stderr == ""  # without the option nothing is claimed of a population
 
 
 def test_images_without_a_row_are_not_certified(logs):

@@ -1,4 +1,4 @@
-"""code/train.py on a few images: its files, and how it goes on."""
+"""code/train.py on a few images: its files, and how it resumes."""
 import io
 import math
 import signal
@@ -140,10 +140,10 @@ def test_existing_log_stays(tmp_path):
     """A log with rows is no place for a new training, even without its checkpoint; a header alone is."""
     log = "\t".join(HEADER) + "\n"
     (tmp_path / "log.txt").write_text(log + "0\t1.0\n")
-    assert_refused(start(tmp_path), "log.txt is there")
+    assert_refused(start(tmp_path), "log.txt exists")
     assert (tmp_path / "log.txt").read_text() == log + "0\t1.0\n" and not (tmp_path / "checkpoint.pth.tar").exists()
     (tmp_path / "log.txt").write_bytes(b"\xff notes\n")
-    assert_refused(start(tmp_path), "log.txt is there")
+    assert_refused(start(tmp_path), "log.txt exists")
     (tmp_path / "log.txt").write_text(log)
     assert start(tmp_path, "--epochs", 1).returncode == 0 and len(log_rows(tmp_path)) == 1
 
@@ -187,7 +187,7 @@ def finished(tmp_path_factory):
     ("--lr", "0.02"), ("--noise_sd", "0.5"), ("--epochs", "3"), ("--batch", "4"), ("--amp",), ("--seed", "1"),
     ("--weight-decay", "0"), ("--consistency", "1"), ("--hold_out", "2")], ids=" ".join)
 def test_resume_with_other_settings(finished, options):
-    """A run goes on with the settings it was begun with; the files stay."""
+    """A run resumes with the settings that it was begun with; the files stay."""
     if not (finished / "checkpoint.pth.tar").exists():
         start(finished, "--epochs", 2)
     before = [(finished / name).read_bytes() for name in ("checkpoint.pth.tar", "log.txt")]

@@ -3,7 +3,8 @@
 A log is a tab-separated file with one row per image:
     idx label predict exp_cdf_00 exp_cdf_25 ... exp_00 exp_25 ... correct time
 with a column exp_cdf_%02d and exp_%02d of round(100 R) for each radius R. An abstention has predict -1, all bounds 0.0
-and correct 0.
+(for a margin, whose range is [-1, 1], this is no bound) and correct 0. A row holds two statements, all exp_cdf_* and
+all exp_*, each wrong with probability at most alpha before the sampling; two measures are two statements more.
 """
 import decimal
 import re

@@ -131,7 +131,7 @@ def round_up(value: float) -> str:
 
 
 def shortest(value: float) -> str:
-    """`value` in as few characters as name this very number."""
+    """`value` in the fewest characters that read back as the same number."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 

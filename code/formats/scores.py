@@ -33,7 +33,7 @@ def scores_dtype(spec: CertificateSpec) -> np.dtype:
 
 
 def describe_dtype(dtype: np.dtype) -> list:
-    """A dtype as it stands in a record: np.dtype([tuple(field) for field in ...]) makes it again."""
+    """A dtype as a record holds it; np.dtype([tuple(field) for field in ...]) restores it."""
     return [[name, dtype[name].base.str, *dtype[name].shape] for name in dtype.names]
 
 

@@ -39,7 +39,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
                         help="integer: certificates that hold in floating point, of 8-bit images; float: float32 noise "
                              "is taken for a Gaussian (default: %(default)s)")
     parser.add_argument("--round_images", action="store_true",
-                        help="with integer noise: certify the nearest 8-bit image of one that is none")
+                        help="with integer noise: if an image is not 8-bit, certify the nearest one that is")
     parser.add_argument("--device", default="auto",
                         help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",

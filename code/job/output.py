@@ -46,7 +46,7 @@ class AppendFile:
             if error.errno in NO_LOCKS:
                 raise InputError(f"{self.path}: its file system has no locks ({error.strerror}), which keep two runs "
                                  "from writing one log; choose a folder on another one") from None
-            replaced = error.errno in (errno.EWOULDBLOCK, errno.ENOENT)  # held, or set aside in this moment
+            replaced = error.errno in (errno.EWOULDBLOCK, errno.ENOENT)  # locked, or set aside right now
             if not replaced:
                 raise InputError(f"{self.path}: cannot be locked ({error.strerror})") from None
         if replaced:
@@ -57,7 +57,7 @@ class AppendFile:
         return os.pread(self.fd, self.size, 0)
 
     def append(self, data: bytes) -> None:
-        """Append all of `data`, or nothing of it: the file then ends as before, and InputError is raised."""
+        """Append all of `data`; or nothing, and raise InputError: the file then ends as before."""
         try:
             if os.write(self.fd, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -84,8 +84,8 @@ class AppendFile:
 class ResumableLog:
     """A log with its record, and its saved scores if the run keeps them: locked, compared with the run, and resumed.
 
-    settings, start     what its record says of this run and of this start (see job.settings)
-    parse(path, data)   gives the RowFile of what is in the log; parse_scores(path, data) the array of its saved scores
+    settings, start     what its record holds of this run and of this start (see job.settings)
+    parse(path, data)   returns the RowFile of a log's content; parse_scores(path, data) the array of its saved scores
     eta                 the level of its certificates' band, None if the band has none
     done                the indices of the images that have a row
     """

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from errors import InputError
 from files import write_new
 
-# Okabe and Ito (2008), told apart by colour-blind readers, without the yellow that a white page swallows
+# Okabe and Ito (2008), distinguishable for colour-blind readers; without their yellow, hard to see on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # for each kind of picture, the metadata that would change from one run to the next
 METADATA = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
@@ -21,7 +21,7 @@ SETTINGS = {
 
 
 def check_figure_path(path: str | os.PathLike) -> None:
-    """Raise InputError for a file name that ends in no kind of picture."""
+    """Raise InputError for a file name that does not end in a format of pictures."""
     if Path(path).suffix not in METADATA:
         raise InputError(f"{path}: a picture's name ends in {', '.join(METADATA)}")
 
@@ -34,7 +34,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, overwrite: bool) -> None:
-    """Write a figure as the kind of picture that its file name says. Raises InputError."""
+    """Write a figure in the format that its file name ends in. Raises InputError."""
     kind, buffer = Path(path).suffix, io.BytesIO()
     figure.savefig(buffer, format=kind[1:], metadata=METADATA[kind])
     write_new(path, buffer.getvalue(), overwrite)
