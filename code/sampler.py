@@ -6,7 +6,7 @@ import copy
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -76,7 +76,7 @@ class Sampler:
     @torch.inference_mode()
     def _forward(self, noisy: torch.Tensor) -> torch.Tensor:
         """Softmax in float32. Only here is noise cast to a lower precision: the cast belongs to the base classifier."""
-        with _tf32(self.tf32):
+        with _tf32(self.tf32), _freezing() if self.compile else nullcontext():
             logits = self._network(noisy.to(self.dtype))
             if logits.ndim != 2 or len(logits) != len(noisy):
                 raise ValueError(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
@@ -99,8 +99,8 @@ class Sampler:
         network = _fold_batchnorm(network, x).to(self.dtype, memory_format=torch.channels_last)
         if not self.compile:
             return network
-        cudagraphs = {"triton.cudagraphs": True} if self.device.type == "cuda" else {}
-        return torch.compile(network, options={"freezing": True, **cudagraphs})
+        # one graph for each size of a pass; a second size would otherwise be compiled for all sizes at once, slowly
+        return torch.compile(network, dynamic=False, options={"triton.cudagraphs": self.device.type == "cuda"})
 
 
 def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
@@ -132,6 +132,15 @@ def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
         return folded if torch.allclose(folded(probe), network(probe), rtol=1e-3, atol=1e-3) else network
     except Exception:  # a module whose code reads what a BatchNorm holds, or whose output is no tensor
         return network
+
+
+def _freezing():
+    """A context in which torch.compile makes the weights constants of the graph: 1 input on each call, not 1 + weights.
+
+    torch.compile's own option of that name comes too late: Dynamo, which lists the graph's inputs, reads the global one.
+    """
+    from torch._inductor import config  # takes a second, which programs that compile nothing need not wait
+    return config.patch(freezing=True)
 
 
 @contextmanager

@@ -270,6 +270,28 @@ def test_a_score_is_a_function_of_its_image(network):
     assert torch.equal(sampler._forward(batch), scores)
 
 
+# --- compilation and precision ----------------------------------------------------------------------------------------
+
+def test_frozen_graph(monkeypatch):
+    """A compiled network has its weights as constants: the images are the graph's one input, at every size of a pass."""
+    from torch._inductor import config
+    from torch._inductor.graph import GraphLowering
+    inputs, original = [], GraphLowering.run
+
+    def spy(self, *args):
+        inputs.append(len(self.module.graph.find_nodes(op="placeholder")))
+        return original(self, *args)
+
+    monkeypatch.setattr(GraphLowering, "run", spy)
+    monkeypatch.setattr(config, "force_disable_caches", True)  # or nothing would be compiled the second time
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()
+    compiled = Sampler(network, make_noise("integer", SIGMA, CPU), CPU, "fp32", True)
+    for batch in (32, 8):
+        scores = next(compiled.softmax(IMAGE, 8, batch, KEY))
+        torch.testing.assert_close(scores, softmax(network, count=8), rtol=0, atol=1e-5)
+    assert inputs == [1, 1]
+
+
 # --- sizes and devices ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("device, pixels, batch, expected", [
