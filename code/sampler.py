@@ -5,7 +5,7 @@ Sample k of (seed, index, stage) is the same for every forward size, --batch and
 import copy
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -76,7 +76,7 @@ class Sampler:
     @torch.inference_mode()
     def _forward(self, noisy: torch.Tensor) -> torch.Tensor:
         """Softmax in float32. Only here is noise cast to a lower precision: the cast belongs to the base classifier."""
-        with _tf32(self.tf32), _freezing() if self.compile else nullcontext():
+        with tf32(self.tf32), _freezing() if self.compile else nullcontext():
             logits = self._network(noisy.to(self.dtype))
             if logits.ndim != 2 or len(logits) != len(noisy):
                 raise ValueError(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
@@ -96,7 +96,9 @@ class Sampler:
     @torch.inference_mode()
     def _prepare(self, x: torch.Tensor) -> nn.Module:
         network = self._copy.to(self.device, torch.float32)
-        network = _fold_batchnorm(network, x).to(self.dtype, memory_format=torch.channels_last)
+        with tf32(False):  # whether BatchNorm is folded must not depend on its rounding at the first image
+            network = _fold_batchnorm(network, x)
+        network = network.to(self.dtype, memory_format=torch.channels_last)
         if not self.compile:
             return network
         # one graph for each size of a pass; a second size would otherwise be compiled for all sizes at once, slowly
@@ -144,14 +146,38 @@ def _freezing():
 
 
 @contextmanager
-def _tf32(allowed: bool):
-    """TF32 in cuDNN and cuBLAS on or off for a while: fp32 means fp32."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+def tf32(allowed: bool):
+    """TF32 in cuDNN and cuBLAS on or off for a while: fp32 means fp32, in oneDNN too.
+
+    PyTorch has two interfaces, and refuses to read the old one while they disagree: both are set. The new one alone is
+    not enough for torch.compile, which reads the old; the old one's False leaves the choice to torch.backends.
+    """
+    backends = torch.backends
+    on_gpu = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+    before = {setting: setting.fp32_precision for setting in (*on_gpu, backends.mkldnn.matmul, backends.mkldnn.conv)}
+    cudnn, matmul = _or_none(lambda: backends.cudnn.allow_tf32), _or_none(torch.get_float32_matmul_precision)
+    backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = allowed
+    for setting in before:
+        setting.fp32_precision = "tf32" if allowed and setting in on_gpu else "ieee"
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        if cudnn is not None:
+            backends.cudnn.allow_tf32 = cudnn
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        for setting, precision in before.items():
+            setting.fp32_precision = "none"  # inherited from torch.backends
+            if setting.fp32_precision != precision:
+                setting.fp32_precision = precision
+
+
+def _or_none(read: Callable[[], object]):
+    """What a getter of the old interface gives, or None if the caller has used the new one, so that it raises."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
 
 
 def retry_with_smaller_batch(work, batch: int):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from helpers import DEMO_CHECKPOINT, random_network
+from helpers import CODE, DEMO_CHECKPOINT, random_network, run_program
 from scipy.stats import kstest
 from torch import nn
 
@@ -290,6 +290,79 @@ def test_frozen_graph(monkeypatch):
         scores = next(compiled.softmax(IMAGE, 8, batch, KEY))
         torch.testing.assert_close(scores, softmax(network, count=8), rtol=0, atol=1e-5)
     assert inputs == [1, 1]
+
+
+class PrecisionSpy(nn.Module):
+    """Keeps, at each forward pass, what convolutions and matrix products do with float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.seen = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), []
+
+    def __deepcopy__(self, memo):
+        return self  # so that the copies' passes are seen
+
+    def forward(self, x):
+        backends = torch.backends
+        self.seen.append({backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision,
+                          backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32})
+        return self.norm(self.conv(x)).mean((2, 3))
+
+
+def test_folding_is_checked_in_float32():
+    """TF32's rounding would refuse it for some first images, so that ranks and resumed runs had different networks."""
+    network = PrecisionSpy().eval()
+    next(make_sampler(network, "tf32").softmax(IMAGE, 8, 8, KEY))
+    *preparing, sampling = network.seen
+    assert preparing and all(seen == {"ieee", False} for seen in preparing) and sampling == {"tf32", True}
+    network = PrecisionSpy().eval()
+    next(make_sampler(network, "fp32").softmax(IMAGE, 8, 8, KEY))
+    assert all(seen == {"ieee", False} for seen in network.seen)
+
+
+PRECISION_SETTINGS = """
+import sys
+sys.path.insert(0, {code!r})
+import torch
+from torch import backends
+from sampler import tf32
+
+def settings():
+    found = [setting.fp32_precision for setting in (backends, backends.cuda.matmul, backends.cudnn, backends.cudnn.conv,
+             backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.conv)]
+    for read in (lambda: backends.cudnn.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            found.append(read())
+        except RuntimeError:  # the two interfaces disagree: nothing that could be restored
+            found.append(None)
+    return found
+
+{setting}
+before = settings()
+for allowed, name in ((False, "ieee"), (True, "tf32")):
+    with tf32(allowed):
+        assert {{backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision}} == {{name}}
+        assert backends.cudnn.allow_tf32 == backends.cuda.matmul.allow_tf32 == allowed
+        assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+        assert backends.mkldnn.matmul.fp32_precision == backends.mkldnn.conv.fp32_precision == "ieee"
+    assert all(old in (new, None) for old, new in zip(before, settings(), strict=True)), (before, settings())
+backends.fp32_precision = "none"
+assert {inherits} == (backends.cuda.matmul.fp32_precision == "none")
+"""
+
+
+@pytest.mark.parametrize("setting, inherits", [
+    ("", True), ("backends.fp32_precision = 'tf32'", True), ("backends.fp32_precision = 'ieee'", True),
+    ("backends.cuda.matmul.fp32_precision = 'tf32'", False), ("backends.cudnn.conv.fp32_precision = 'ieee'", True),
+    ("backends.cudnn.fp32_precision = 'ieee'", False), ("torch.set_float32_matmul_precision('medium')", False),
+    ("backends.cudnn.allow_tf32 = False", True)])
+def test_both_interfaces_to_tf32(setting, inherits):
+    """Whatever the caller has set through whichever interface: tf32() sets both, and leaves them as they were.
+
+    inherits: whether cuBLAS still follows torch.backends.fp32_precision afterwards. In a process of its own.
+    """
+    result = run_program("-c", PRECISION_SETTINGS.format(code=str(CODE), setting=setting, inherits=inherits))
+    assert result.returncode == 0, result.stderr
 
 
 # --- sizes and devices ------------------------------------------------------------------------------------------------
