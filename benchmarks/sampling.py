@@ -99,7 +99,7 @@ def best_plain_variant(network, x, device, batches: tuple[int, ...], seconds: fl
 def sampler_variant(network, x, device, precision: str, compile: bool, batch: int, noise: str = "integer") -> Variant:
     """This program."""
     sampler = Sampler(network, make_noise(noise, SIGMA, device), device, precision, compile)
-    size = forward_size(device.type, *x.shape[1:], batch)
+    size = forward_size(device.type, *x.shape[1:], batch, N)
 
     def draw(n: int) -> None:
         scores, done = torch.empty(n, device=device), 0

@@ -11,7 +11,7 @@ from bounds import empirical_bernstein_lower
 from certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from measures import MEASURES, Measure
 from noise import ESTIMATION, SELECTION, make_noise
-from sampler import Sampler, choose_device, retry_with_smaller_batch
+from sampler import Sampler, choose_device
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
@@ -100,7 +100,7 @@ class Smooth:
             thresholds = [order_statistics(row, spec.band.ranks) for row, spec in zip(scores, specs, strict=True)]
             return tuple(map(CertificateSpec.certificate, specs, classes, means, thresholds))
 
-        return retry_with_smaller_batch(certificates, batch_size)
+        return self.sampler.with_fitting_batch(certificates, batch_size)
 
     def sample(self, x: torch.Tensor, n0: int, n: int, batch_size: int, *, index: int,
                seed: int = 0) -> tuple[list[int], torch.Tensor]:
@@ -136,7 +136,7 @@ class Smooth:
             above = 1.0 - spec.certificate(chosen, 0.0, mirrored).lower_bound(0.0)
             return Prediction(chosen if wins else ABSTAIN, chosen, below, above)
 
-        return retry_with_smaller_batch(prediction, batch_size)
+        return self.sampler.with_fitting_batch(prediction, batch_size)
 
     def complete(self, spec: CertificateSpec, x: torch.Tensor) -> CertificateSpec:
         """A spec with what this noise and the size of x add to it. Raises ValueError for a bad n, alpha or radius."""

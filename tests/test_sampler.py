@@ -273,7 +273,7 @@ def test_a_score_is_a_function_of_its_image(network):
 # --- compilation and precision ----------------------------------------------------------------------------------------
 
 def test_frozen_graph(monkeypatch):
-    """A compiled network has its weights as constants: the images are the graph's one input, at every size of a pass."""
+    """A compiled network has its weights as constants: images are the graph's one input, at every size."""
     from torch._inductor import config
     from torch._inductor.graph import GraphLowering
     inputs, original = [], GraphLowering.run
@@ -367,34 +367,73 @@ def test_both_interfaces_to_tf32(setting, inherits):
 
 # --- sizes and devices ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("device, pixels, batch, expected", [
-    ("cpu", 32, 1000, 64), ("cpu", 32, 64, 64), ("cpu", 32, 63, 32), ("cpu", 32, 40, 32), ("cpu", 32, 31, 16),
-    ("cpu", 32, 7, 4), ("cpu", 32, 1, 1), ("cpu", 224, 1000, 8), ("cpu", 224, 5, 4), ("cuda", 32, 1000, 992),
-    ("cuda", 224, 400, 384), ("cuda", 224, 31, 16)])
-def test_forward_size(device, pixels, batch, expected):
-    """At most --batch, and whole blocks of 32 or an even part of one; on a CPU at most 64 small images or 8 large."""
-    assert sampler.forward_size(device, pixels, pixels, batch) == expected
+@pytest.mark.parametrize("device, pixels, batch, count, expected", [
+    ("cpu", 32, 1000, 10000, 64), ("cpu", 32, 64, 10000, 64), ("cpu", 32, 63, 10000, 32), ("cpu", 32, 40, 10000, 32),
+    ("cpu", 32, 31, 10000, 16), ("cpu", 32, 7, 10000, 4), ("cpu", 32, 1, 10000, 1), ("cpu", 224, 1000, 10000, 8),
+    ("cpu", 224, 5, 10000, 4), ("cuda", 32, 1000, 10000, 992), ("cuda", 224, 400, 10000, 384),
+    ("cuda", 224, 31, 10000, 16), ("cuda", 32, 1000, 100, 128), ("cuda", 32, 1000, 128, 128), ("cuda", 32, 1000, 1, 32),
+    ("cuda", 32, 100, 100, 96), ("cuda", 32, 7, 1, 4), ("cpu", 32, 1000, 100, 64), ("cpu", 32, 1000, 10, 32)])
+def test_forward_size(device, pixels, batch, count, expected):
+    """At most --batch, and whole blocks of 32 or an even part of one; on a CPU at most 64 small images or 8 large.
+
+    100 samples of a selection cost 128 on a GPU, not the 992 of a whole pass.
+    """
+    assert sampler.forward_size(device, pixels, pixels, batch, count) == expected
+
+
+@pytest.mark.parametrize("batch", [1000, 96, 7])
+def test_passes_of_a_selection(batch, monkeypatch):
+    """With a GPU's sizes: for 100 samples few more are drawn, and the samples are the same."""
+    expected, original = noisy_images(count=100), sampler.forward_size
+    monkeypatch.setattr(sampler, "forward_size", lambda device_type, *sizes: original("cuda", *sizes))
+    assert torch.equal(noisy_images(count=100, batch=batch), expected)
+    assert sum(map(len, Spy.received)) == {1000: 128, 96: 192, 7: 100}[batch]
 
 
 def test_retry_after_out_of_memory(capsys):
-    """The batch is halved, with a line each time, until the work fits; at 1 the error stands."""
-    tried = []
+    """The batch is halved, with a line each time, until the work fits; later work starts there; at 1 the error stands.
+
+    cuDNN says of a workspace that does not fit only that it found no engine.
+    """
+    tried, ours = [], make_sampler(nn.Flatten())
 
     def work(batch):
         tried.append(batch)
-        if batch > 25:
+        if batch > 50:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        if batch > 25:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
         return f"done with {batch}"
 
-    assert sampler.retry_with_smaller_batch(work, 100) == "done with 25"
+    assert ours.with_fitting_batch(work, 100) == "done with 25"
     assert tried == [100, 50, 25]
     assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["50", "25"]
+    assert ours.with_fitting_batch(work, 100) == "done with 25" and ours.with_fitting_batch(work, 8) == "done with 8"
+    assert tried == [100, 50, 25, 25, 8] and not capsys.readouterr().err
 
     def hopeless(batch):
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        sampler.retry_with_smaller_batch(hopeless, 4)
+        ours.with_fitting_batch(hopeless, 4)
+
+
+def test_a_compiled_network_is_dropped_after_out_of_memory(monkeypatch):
+    """Its graphs hold memory for the larger batch. Nothing is compiled here: the calls are recorded."""
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda network, **options: calls.append(options) or network)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    ours = Sampler(network, make_noise("integer", SIGMA, CPU), CPU, "fp32", True)
+
+    def work(batch):
+        scores = next(ours.softmax(IMAGE, 64, batch, KEY))
+        if batch > 32:
+            raise torch.OutOfMemoryError
+        return scores
+
+    assert len(ours.with_fitting_batch(work, 64)) == 32
+    assert [call if call == "reset" else call["dynamic"] for call in calls] == [False, "reset", False]
 
 
 def test_other_errors_are_not_retried():
@@ -403,7 +442,7 @@ def test_other_errors_are_not_retried():
         raise RuntimeError("not about memory")
 
     with pytest.raises(RuntimeError, match="not about memory"):
-        sampler.retry_with_smaller_batch(work, 4)
+        make_sampler(nn.Flatten()).with_fitting_batch(work, 4)
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", "", "cpu:x"])
