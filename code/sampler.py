@@ -4,6 +4,7 @@ Sample k of (seed, index, stage) is the same for every forward size, --batch and
 """
 import copy
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ from noise import BLOCK, FloatNoise, IntegerNoise, stream_seed
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+# what torch.cpu.get_capabilities calls a CPU's instructions for a precision, on x86 and ARM
+INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
+
 
 def choose_device(name: str) -> torch.device:
     """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError if it is not available."""
@@ -31,6 +35,23 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError):  # PyTorch's words for "no such device" run over several lines
         pass
     raise InputError(f"device {name!r} is not available")
+
+
+def fast_on_cpu(precision: str) -> bool:
+    """Whether this CPU has instructions for a precision: it emulates the others, several times as slow as fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return precision not in INSTRUCTIONS or any(capabilities.get(name) for name in INSTRUCTIONS[precision])
+
+
+def slow_choices(name: str, device: torch.device, precision: str) -> list[str]:
+    """One line for each reason why a run on `device`, chosen by `name`, is slower than its user may expect."""
+    lines = []
+    if name == "auto" and device.type == "cpu" and torch.version.cuda and os.path.exists("/dev/nvidia0"):
+        lines.append(f"there is a GPU, but PyTorch (for CUDA {torch.version.cuda}) cannot use it: its driver may be "
+                     "too old. This run uses the CPU")
+    if device.type == "cpu" and not fast_on_cpu(precision):
+        lines.append(f"this CPU has no instructions for {precision}: fp32 is several times as fast here")
+    return lines
 
 
 def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:
