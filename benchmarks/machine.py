@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from job.settings import program_version
+from sampler import PRECISIONS, tf32
 
 RESULTS = Path(__file__).parent / "results"
 PEAK_SHAPES = ((64, 56), (128, 28), (256, 14))  # channels and side of the 3x3 convolutions
-PEAK_BATCHES = (8, 16)
+PEAK_BATCHES = (8, 16)  # of a CPU; a GPU needs that of the network
 PEAK_SECONDS = 0.1  # for which each of them runs
 
 
@@ -48,23 +49,30 @@ def finish(device: torch.device) -> None:
 
 
 @torch.inference_mode()
-def convolution_peak(device: torch.device) -> float:
-    """The most FLOP/s that float32 channels_last 3x3 convolutions reach here now, over PEAK_SHAPES and PEAK_BATCHES."""
-    best = 0.0
-    for channels, side in PEAK_SHAPES:
-        layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last)
-        work = flops(layer, torch.zeros(channels, side, side, device=device))
-        for batch in PEAK_BATCHES:
-            images = torch.randn(batch, channels, side, side, device=device).to(memory_format=torch.channels_last)
-            layer(images)
+def convolution_peak(device: torch.device, precision: str = "fp32", batches: tuple[int, ...] = PEAK_BATCHES) -> float:
+    """The most FLOP/s that channels_last 3x3 convolutions reach here now, over PEAK_SHAPES and batches."""
+    with tf32(precision == "tf32"):
+        return max(_convolution_speed(device, PRECISIONS[precision], channels, side, batches)
+                   for channels, side in PEAK_SHAPES)
+
+
+def _convolution_speed(device: torch.device, dtype: torch.dtype, channels: int, side: int,
+                       batches: tuple[int, ...]) -> float:
+    """The most FLOP/s of one convolution over batches."""
+    best, layout = 0.0, {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
+    layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(**layout)
+    work = flops(layer, torch.zeros(channels, side, side, device=device, dtype=dtype))
+    for batch in batches:
+        images = torch.randn(batch, channels, side, side, device=device).to(**layout)
+        layer(images)
+        finish(device)
+        start, passes = time.perf_counter(), 0
+        while time.perf_counter() - start < PEAK_SECONDS:
+            for _ in range(10):
+                layer(images)
             finish(device)
-            start, passes = time.perf_counter(), 0
-            while time.perf_counter() - start < PEAK_SECONDS:
-                for _ in range(10):
-                    layer(images)
-                finish(device)
-                passes += 10
-            best = max(best, passes * batch * work / (time.perf_counter() - start))
+            passes += 10
+        best = max(best, passes * batch * work / (time.perf_counter() - start))
     return best
 
 

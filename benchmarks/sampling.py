@@ -42,8 +42,9 @@ longer), after a pass that is not timed. Every variant is measured {repeat} time
 and spread from the fastest to the slowest. The plain loop is float32, eager, with `x.repeat`, and copies its scores to
 the host at each batch. Networks have random weights.
 
-Peak: the fraction of {peak:.4g} GFLOP/s, the most that float32 3x3 convolutions reached in the same run (64 channels at
-56x56, 128 at 28x28, 256 at 14x14; batches of 8 and 16). Counted are convolutions and linear layers, two operations for
+Peak: the fraction of the most GFLOP/s that 3x3 convolutions reached in the same run (64 channels at 56x56, 128 at
+28x28, 256 at 14x14), on a CPU in float32 with batches of 8 and 16, on a GPU at the variant's precision and batch:
+{peaks}. Counted are convolutions and linear layers, two operations for
 each multiply-add, none for multiplications by padding zeros. GFLOP per sample: {work}.
 """
 
@@ -56,6 +57,7 @@ class Variant:
     batch: int
     unit: int
     draw: Callable[[int], None]
+    precision: str = "fp32"
     samples: int = 0
     times: list[float] = field(default_factory=list)
 
@@ -70,6 +72,10 @@ class Variant:
         start = time.perf_counter()
         self.draw(self.samples)
         return (time.perf_counter() - start) / self.samples * 1000
+
+    def peak_of(self, device: torch.device) -> tuple:
+        """The arguments of the peak that it is compared with: on a GPU that of its precision and batch."""
+        return ("fp32",) if device.type == "cpu" else (self.precision, (self.batch,))
 
     @property
     def median(self) -> float:
@@ -99,7 +105,7 @@ def best_plain_variant(network, x, device, batches: tuple[int, ...], seconds: fl
 def sampler_variant(network, x, device, precision: str, compile: bool, batch: int, noise: str = "integer") -> Variant:
     """This program."""
     sampler = Sampler(network, make_noise(noise, SIGMA, device), device, precision, compile)
-    size = forward_size(device.type, *x.shape[1:], batch)
+    size = forward_size(device.type, *x.shape[1:], batch, N)
 
     def draw(n: int) -> None:
         scores, done = torch.empty(n, device=device), 0
@@ -109,11 +115,11 @@ def sampler_variant(network, x, device, precision: str, compile: bool, batch: in
         finish(device)
 
     name = precision + (", compiled" if compile else "") + (", float noise" if noise == "float" else "")
-    return Variant(name, size, max(size, BLOCK), draw)
+    return Variant(name, size, max(size, BLOCK), draw, precision)
 
 
-def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> tuple[list[Variant], int, float]:
-    """The measured variants of one network, its FLOPs for one sample, and the machine's peak meanwhile."""
+def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> tuple[list[Variant], int, dict]:
+    """The measured variants of one network, its FLOPs for one sample, and the machine's peaks meanwhile."""
     torch.manual_seed(0)
     torch.compiler.reset()  # what was compiled for the network before counts against a limit
     dataset = DATASET_OF[arch]
@@ -128,20 +134,20 @@ def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> t
     for variant in variants:
         variant.prepare(args.seconds)
         print(f"{arch}: {variant.name}: ready, {variant.samples} samples a measurement", file=sys.stderr)
-    peak = 0.0
+    peaks = dict.fromkeys((variant.peak_of(device) for variant in variants), 0.0)
     for _ in range(args.repeat):
-        peak = max(peak, convolution_peak(device))
+        peaks = {key: max(peak, convolution_peak(device, *key)) for key, peak in peaks.items()}
         for variant in variants:
             variant.times.append(variant.measure())
-    return variants, work, peak
+    return variants, work, peaks
 
 
-def network_rows(arch: str, variants: list[Variant], work: int, peak: float) -> list[list[str]]:
-    """The rows of the table; work: FLOPs of a sample, peak: FLOP/s of the machine."""
+def network_rows(arch: str, variants: list[Variant], work: int, peak: Callable) -> list[list[str]]:
+    """The rows of the table; work: FLOPs of a sample, peak(variant): FLOP/s of the machine."""
     plain = variants[0].median
     return [[arch, variant.name, str(variant.batch), f"{variant.median:.3g}",
              f"{min(variant.times):.3g} to {max(variant.times):.3g}", f"{plain / variant.median:.2f}",
-             f"{1000 * work / variant.median / peak:.0%}"] for variant in variants]
+             f"{1000 * work / variant.median / peak(variant):.0%}"] for variant in variants]
 
 
 def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
@@ -171,13 +177,18 @@ def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
 def report(args: argparse.Namespace, device: torch.device) -> str:
     """Measure everything, and report it in markdown."""
     timed = {arch: time_network(arch, args, device) for arch in args.networks}
-    peak = max(peak for _, _, peak in timed.values())
-    rows = [row for arch, (variants, work, _) in timed.items() for row in network_rows(arch, variants, work, peak)]
+    peaks = {}  # the most of all networks' times: those of one CPU have one peak
+    for _, _, found in timed.values():
+        peaks = {key: max(peaks.get(key, 0.0), found.get(key, 0.0)) for key in {**peaks, **found}}
+    rows = [row for arch, (variants, work, _) in timed.items()
+            for row in network_rows(arch, variants, work, lambda variant: peaks[variant.peak_of(device)])]
     columns = ["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"]
     sampling = format_table(pandas.DataFrame(rows, columns=columns), "markdown")
     columns = ["bounds of one image", "s", "spread", "once per run, s"]
     bounds = format_table(pandas.DataFrame(time_bounds(N, args.repeat, device), columns=columns), "markdown")
-    notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peak=peak / 1e9, work=", ".join(
+    named = [f"{peak / 1e9:.4g}" + "".join(f" ({precision}, batch {batch})" for batch, in batches)
+             for (precision, *batches), peak in peaks.items()]
+    notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peaks=", ".join(named), work=", ".join(
         f"{arch} {work / 1e9:.3g}" for arch, (_, work, _) in timed.items()))
     return (f"# Sampling\n\n{describe(device)}\n{sampling}\n{notes}\n"
             f"# Bounds, N = {N:,}, {len(RADII)} radii\n\nMedians of {args.repeat}.\n\n{bounds}")

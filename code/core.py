@@ -11,7 +11,7 @@ from bounds import empirical_bernstein_lower
 from certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from measures import MEASURES, Measure
 from noise import ESTIMATION, SELECTION, make_noise
-from sampler import Sampler, choose_device, retry_with_smaller_batch
+from sampler import Sampler, choose_device
 from stages import Look, look_etas, plan_looks
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
@@ -113,7 +113,7 @@ class Smooth:
                 if len(first[0]) in self._early_checks(specs) and self._all_will_abstain(means, len(first[0])):
                     return tuple(map(CertificateSpec.abstention, specs, classes, means))
 
-        return retry_with_smaller_batch(certificates, batch_size)
+        return self.sampler.with_fitting_batch(certificates, batch_size)
 
     def sample(self, x: torch.Tensor, n0: int, n: int, batch_size: int, *, index: int,
                seed: int = 0) -> tuple[list[int], torch.Tensor]:
@@ -150,7 +150,7 @@ class Smooth:
             above = 1.0 - spec.certificate(chosen, 0.0, mirrored).lower_bound(0.0)
             return Prediction(chosen if wins else ABSTAIN, chosen, below, above)
 
-        return retry_with_smaller_batch(prediction, batch_size)
+        return self.sampler.with_fitting_batch(prediction, batch_size)
 
     def looks(self, spec: CertificateSpec, x: torch.Tensor) -> tuple[Look, ...]:
         """The looks of a spec, with what this noise and the size of x add to it. Raises ValueError for a bad spec."""

@@ -13,6 +13,10 @@ class InputError(Exception):
     """Something the user gave (an option, a file, a folder) cannot be used; the message is one line that says why."""
 
 
+class RankFailed(BaseException):
+    """Another process of the run failed or is lost; the message is one line. No Exception: a signal may raise it."""
+
+
 class Stopped(BaseException):
     """SIGTERM or Ctrl-C arrived; status: the exit status that shells expect then."""
 
@@ -26,7 +30,7 @@ def _stop(signum, frame):
 
 
 def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
-    """Call main() and return the exit status: main's own (None counts as 0), or 2 after an InputError or OSError.
+    """Call main(); its exit status (None: 0), or 1 after a RankFailed, 2 after an InputError or OSError.
 
     SIGTERM and SIGINT end it with 143 and 130 and the line `when_stopped` (under torchrun from rank 0 alone).
     """
@@ -40,6 +44,9 @@ def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except RankFailed as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 1
     except OSError as error:  # most often of stdout: at its exit Python must not try to write there again
         if os.environ.get("CERTIFY_DEBUG") == "1":
             traceback.print_exc()

@@ -23,7 +23,7 @@ from job.checks import check_spec
 from job.options import check_noise_options
 from measures import MEASURES
 from noise import SEEDS, SMALLEST_SIGMA
-from sampler import PRECISIONS
+from sampler import PRECISIONS, choose_device, slow_choices
 
 SIZES = (1000, 2000, 5000, 10000, 20000, 50000, 100000)
 
@@ -83,6 +83,9 @@ def main() -> None:
     refuse_existing([args.outfile], args.overwrite)
     network, _ = load_checkpoint(args.base_classifier, "cifar10")
     images, indices = open_images("cifar10", "test", args.skip, args.max)
+    device = choose_device("auto")
+    for line in slow_choices("auto", device, args.precision):
+        print(line, file=sys.stderr)
     smooth = Smooth(network, INFO["cifar10"].num_classes, args.sigma, tuple(MEASURES), precision=args.precision,
                     compile=args.compile)
     bounds = [column for column in columns(RADII) if column.startswith("exp_cdf")]

@@ -3,10 +3,12 @@
 Sample k of (seed, index, stage) is the same for every forward size, --batch and number of processes.
 """
 import copy
+import math
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -18,6 +20,9 @@ from errors import InputError
 from noise import BLOCK, FloatNoise, IntegerNoise, stream_seed
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# what torch.cpu.get_capabilities calls a CPU's instructions for a precision, on x86 and ARM
+INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,11 +37,31 @@ def choose_device(name: str) -> torch.device:
     raise InputError(f"device {name!r} is not available")
 
 
-def forward_size(device_type: str, height: int, width: int, batch: int) -> int:
-    """Samples of one forward pass, at most `batch`: a multiple of BLOCK or a divisor of it.
+def fast_on_cpu(precision: str) -> bool:
+    """Whether this CPU has instructions for a precision: it emulates the others, several times as slow as fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return precision not in INSTRUCTIONS or any(capabilities.get(name) for name in INSTRUCTIONS[precision])
 
-    On a CPU, passes that stay in the caches are fastest, whatever --batch says: 64 small images or 8 large ones.
+
+def slow_choices(name: str, device: torch.device, precision: str) -> list[str]:
+    """One line for each reason why a run on `device`, chosen by `name`, is slower than its user may expect."""
+    lines = []
+    if name == "auto" and device.type == "cpu" and torch.version.cuda and os.path.exists("/dev/nvidia0"):
+        lines.append(f"there is a GPU, but PyTorch (for CUDA {torch.version.cuda}) cannot use it: its driver may be "
+                     "too old. This run uses the CPU")
+    if device.type == "cpu" and not fast_on_cpu(precision):
+        lines.append(f"this CPU has no instructions for {precision}: fp32 is several times as fast here")
+    return lines
+
+
+def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:
+    """Samples of each forward pass for `count` samples, at most `batch`: a multiple of BLOCK or a divisor of it.
+
+    On a CPU, passes that stay in the caches are fastest, whatever --batch says: 64 small images or 8 large ones. No
+    pass is larger than count, rounded up to whole blocks: on a GPU the few samples of a selection get a size of their
+    own, and with torch.compile a graph of their own.
     """
+    batch = min(batch, math.ceil(count / BLOCK) * BLOCK)
     size = min(batch, 64 if height * width <= 64 * 64 else 8) if device_type == "cpu" else batch
     return size // BLOCK * BLOCK if size >= BLOCK else 2 ** (size.bit_length() - 1)
 
@@ -46,7 +71,7 @@ class Sampler:
 
     The caller's module is copied, never changed. The copy runs in eval mode and channels_last, with BatchNorm folded
     into the convolutions if torch.fx can trace it, in the given precision, compiled if asked for. A sample must be one
-    fixed function of its noisy image: the passes of an image have one size, and no module state changes between them.
+    fixed function of its noisy image: the passes of an estimation have one size, and no module state changes meanwhile.
     """
 
     def __init__(self, base_classifier: nn.Module, noise: IntegerNoise | FloatNoise, device: torch.device,
@@ -58,7 +83,8 @@ class Sampler:
                for module in self._copy.modules()):
             raise ValueError("a module in training mode, or a BatchNorm without running statistics: the samples of one "
                              "pass would not be independent")
-        self._network = None  # made of it at the first image, whose shape the folding is checked on
+        self._network = self._run = None  # made of it at the first image, whose shape the folding is checked on
+        self._fitting_batch = sys.maxsize
 
     def softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]) -> Iterator[torch.Tensor]:
         """Yield float32 softmax tensors [b, classes] of `count` noisy copies of x [C, H, W], in stream order.
@@ -66,9 +92,10 @@ class Sampler:
         key: (seed, index, stage). A yielded tensor is valid until the next one.
         """
         x = x.to(self.device, torch.float32)
-        size = forward_size(self.device.type, *x.shape[1:], batch)
+        size = forward_size(self.device.type, *x.shape[1:], batch, count)
         if self._network is None:
             self._network = self._prepare(x)
+            self._run = self._compiled()
         batches = self._noisy_batches(x, size, stream_seed(*key))
         for done in range(0, count, size):  # the last pass is a full one too: one shape, no recompilation
             yield self._forward(next(batches))[:count - done]
@@ -76,8 +103,8 @@ class Sampler:
     @torch.inference_mode()
     def _forward(self, noisy: torch.Tensor) -> torch.Tensor:
         """Softmax in float32. Only here is noise cast to a lower precision: the cast belongs to the base classifier."""
-        with _tf32(self.tf32):
-            logits = self._network(noisy.to(self.dtype))
+        with tf32(self.tf32), _freezing() if self.compile else nullcontext():
+            logits = self._run(noisy.to(self.dtype))
             if logits.ndim != 2 or len(logits) != len(noisy):
                 raise ValueError(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
             return torch.softmax(logits.float(), dim=1)
@@ -96,11 +123,35 @@ class Sampler:
     @torch.inference_mode()
     def _prepare(self, x: torch.Tensor) -> nn.Module:
         network = self._copy.to(self.device, torch.float32)
-        network = _fold_batchnorm(network, x).to(self.dtype, memory_format=torch.channels_last)
+        with tf32(False):  # whether BatchNorm is folded must not depend on its rounding at the first image
+            network = _fold_batchnorm(network, x)
+        return network.to(self.dtype, memory_format=torch.channels_last)
+
+    def _compiled(self) -> nn.Module:
+        """The network that runs: through torch.compile if asked for."""
         if not self.compile:
-            return network
-        cudagraphs = {"triton.cudagraphs": True} if self.device.type == "cuda" else {}
-        return torch.compile(network, options={"freezing": True, **cudagraphs})
+            return self._network
+        # one graph for each size of a pass; a second size would otherwise be compiled for all sizes at once, slowly
+        return torch.compile(self._network, dynamic=False, options={"triton.cudagraphs": self.device.type == "cuda"})
+
+    def with_fitting_batch(self, work: Callable, batch: int):
+        """work(batch), with the batch halved (and a line on stderr) until it fits into GPU memory.
+
+        Later calls start with the batch that fitted.
+        """
+        batch = min(batch, self._fitting_batch)
+        while True:
+            try:
+                return work(batch)
+            except RuntimeError as error:
+                if batch == 1 or not _out_of_memory(error):
+                    raise
+            batch = self._fitting_batch = batch // 2
+            if self.compile and self._network is not None:
+                torch.compiler.reset()  # the graphs of the larger batch hold its memory
+                self._run = self._compiled()
+            torch.cuda.empty_cache()
+            print(f"out of GPU memory: trying a batch of {batch}", file=sys.stderr)
 
 
 def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
@@ -134,25 +185,50 @@ def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
         return network
 
 
+def _freezing():
+    """A context in which torch.compile makes the weights constants of the graph: it has 1 input, not 1 + weights.
+
+    torch.compile's own option of that name comes too late: Dynamo, which lists the inputs, reads the global one.
+    """
+    from torch._inductor import config  # takes a second, which programs that compile nothing need not wait
+    return config.patch(freezing=True)
+
+
 @contextmanager
-def _tf32(allowed: bool):
-    """TF32 in cuDNN and cuBLAS on or off for a while: fp32 means fp32."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+def tf32(allowed: bool):
+    """TF32 in cuDNN and cuBLAS on or off for a while: fp32 means fp32, in oneDNN too.
+
+    PyTorch has two interfaces, and refuses to read the old one while they disagree: both are set. The new one alone is
+    not enough for torch.compile, which reads the old; the old one's False leaves the choice to torch.backends.
+    """
+    backends = torch.backends
+    on_gpu = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+    before = {setting: setting.fp32_precision for setting in (*on_gpu, backends.mkldnn.matmul, backends.mkldnn.conv)}
+    cudnn, matmul = _or_none(lambda: backends.cudnn.allow_tf32), _or_none(torch.get_float32_matmul_precision)
+    backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = allowed
+    for setting in before:
+        setting.fp32_precision = "tf32" if allowed and setting in on_gpu else "ieee"
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        if cudnn is not None:
+            backends.cudnn.allow_tf32 = cudnn
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        for setting, precision in before.items():
+            setting.fp32_precision = "none"  # inherited from torch.backends
+            if setting.fp32_precision != precision:
+                setting.fp32_precision = precision
 
 
-def retry_with_smaller_batch(work, batch: int):
-    """work(batch), with the batch halved (and a line on stderr) for as long as it does not fit into GPU memory."""
-    while True:
-        try:
-            return work(batch)
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise
-            batch //= 2
-        torch.cuda.empty_cache()
-        print(f"out of GPU memory: trying a batch of {batch}", file=sys.stderr)
+def _or_none(read: Callable[[], object]):
+    """What a getter of the old interface gives, or None if the caller has used the new one, so that it raises."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether GPU memory was the reason. cuDNN without memory for its workspace only says that no engine was found."""
+    return isinstance(error, torch.OutOfMemoryError) or "was unable to find an engine" in str(error)

@@ -26,7 +26,7 @@ from consistency import consistency_loss
 from errors import InputError, run
 from files import write_whole
 from noise import TRAINING_EPOCHS, TRAINING_SEEDS, training_seed
-from sampler import choose_device
+from sampler import choose_device, slow_choices
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
 MAY_DIFFER_ON_RESUME = ("outdir", "workers", "gpu", "device", "print_freq", "resume", "init", "drop_optimizer")
@@ -240,6 +240,8 @@ def main() -> None:
     device = choose_device(args.device)
     path, log = (Path(args.outdir) / name for name in ("checkpoint.pth.tar", "log.txt"))
     check_outdir(path, log, args.resume)
+    for line in slow_choices(args.device, device, "bf16" if args.amp else "fp32"):
+        print(line, file=sys.stderr)
     torch.manual_seed(args.seed)
     network = build_network(args.arch, args.dataset).to(device, memory_format=torch.channels_last)
     args.init_sha256 = initialise(args.init, network) if args.init else None

@@ -7,10 +7,12 @@
 #SBATCH --time=12:00:00
 #SBATCH --signal=TERM@120
 # One log from several nodes under SLURM: `sbatch scripts/certify_slurm.sh cifar10 CHECKPOINT 0.25 OUTFILE [options]`,
-# with the arguments of code/certify.py. Submitted again, it resumes from the rows that are done.
+# with the arguments of code/certify.py (`--precision bf16 --compile` is a GPU's fast way). Submitted again, it resumes from the rows that are done.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 
 first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-8}" --rdzv_id="$SLURM_JOB_ID" \
+# srun takes no --cpus-per-task from sbatch (Slurm 22.05 and newer), and one node that fails is to end the whole job
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
+    torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-8}" --rdzv_id="$SLURM_JOB_ID" \
     --rdzv_backend=c10d --rdzv_endpoint="$first_node:29500" -- code/certify.py "$@"

@@ -80,8 +80,10 @@ def test_peak_and_description(monkeypatch):
     monkeypatch.setattr(machine, "PEAK_SHAPES", ((8, 6),))
     monkeypatch.setattr(machine, "PEAK_SECONDS", 0.01)
     assert 0 < machine.convolution_peak(CPU) < math.inf
+    assert 0 < machine.convolution_peak(CPU, "bf16", (2,)) < math.inf
     monkeypatch.setattr(sys, "argv", ["/somewhere/sampling.py", "--out", "a file"])
     text = machine.describe(CPU)
+    assert torch.backends.cpu.get_cpu_capability() in text  # the instruction set, which the times hang on
     assert torch.__version__ in text and machine.processor_name() in text
     assert "command: `python benchmarks/sampling.py --out 'a file'`" in text
 
@@ -96,6 +98,17 @@ def test_variant():
     assert drawn == [20, 20] and variant.samples == 20
     variant.times = [3.0, 1.0, 2.0]
     assert variant.median == 2.0 and variant.measure() >= 0
+
+
+def test_peak_of_a_variant(monkeypatch):
+    """On a GPU that of its precision and batch, on a CPU one for all."""
+    variant = sampling.Variant("fake", 992, 992, lambda n: None, "bf16")
+    assert variant.peak_of(torch.device("cuda")) == ("bf16", (992,)) and variant.peak_of(CPU) == ("fp32",)
+    shapes = []
+    monkeypatch.setattr(machine, "_convolution_speed", lambda device, dtype, channels, side, batches: shapes.append(
+        (dtype, channels, batches, torch.backends.cudnn.allow_tf32)) or channels)
+    assert machine.convolution_peak(CPU, *variant.peak_of(torch.device("cuda"))) == 256
+    assert shapes == [(torch.bfloat16, channels, (992,), False) for channels in (64, 128, 256)]
 
 
 def test_sampling_report(monkeypatch, tmp_path, capsys):

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import socket
+from argparse import Namespace
 from fractions import Fraction
 
 import numpy as np
@@ -27,6 +28,8 @@ from PIL import Image
 from architectures import load_checkpoint
 from core import Smooth
 from datasets import open_images
+from job.run import Run
+from job.worker import Worker
 
 HEADER = ("idx label predict exp_cdf_00 exp_cdf_25 exp_cdf_50 exp_cdf_75 exp_cdf_100 exp_cdf_125 exp_cdf_150 "
           "exp_00 exp_25 exp_50 exp_75 exp_100 exp_125 exp_150 correct time")
@@ -156,6 +159,37 @@ def test_bf16(demo, tmp_path):
             if "-1" not in (a["predict"], b["predict"]):
                 assert a["predict"] == b["predict"]
                 assert bounds(a) == pytest.approx(bounds(b), abs=0.05)
+
+
+@pytest.mark.parametrize("precision, said", [("fp32", False), ("bf16", True), ("fp16", True)])
+def test_a_cpu_without_instructions(precision, said, tmp_path, monkeypatch):
+    """One line before the run starts, and the run goes on."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    result = certify(*command(tmp_path, "--precision", precision))
+    assert result.returncode == 0
+    assert (f"this CPU has no instructions for {precision}" in result.stderr) == said
+
+
+@pytest.mark.parametrize("name, size, local_rank, available, gpus, expected", [
+    ("auto", 1, 0, True, 8, "auto"), ("auto", 4, 3, True, 8, "cuda:3"), ("cuda", 4, 3, True, 8, "cuda:3"),
+    ("auto", 4, 3, False, 0, "auto"), ("auto", 4, 3, True, 1, "cuda:0"), ("cuda", 4, 3, True, 1, "cuda:0"),
+    ("cuda:2", 4, 3, True, 8, "cuda:2"), ("cpu", 4, 3, True, 8, "cpu"), ("cuda", 4, 3, False, 0, "cuda")])
+def test_device_of_a_rank(name, size, local_rank, available, gpus, expected, monkeypatch):
+    """A GPU for each process of a machine; cuda:0 if that is all it is shown (SLURM's --gpus-per-task)."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert Worker(local_rank, size, local_rank).device_name(name) == expected
+
+
+@pytest.mark.parametrize("device, current", [("cuda:3", ["cuda:3"]), ("cpu", [])])
+def test_the_run_s_gpu_is_the_current_one(device, current, tmp_path, monkeypatch):
+    """CUDA graphs synchronise the current GPU, and would make a context on GPU 0."""
+    chosen, device = [], torch.device(device)
+    monkeypatch.setattr("job.run.choose_device", lambda name: device)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
+    args = Namespace(device="auto", base_classifier=DEMO_CHECKPOINT, dataset="cifar10", split="test", skip=1, max=1)
+    Run(args, None, None)._load()
+    assert chosen == current
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

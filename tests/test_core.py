@@ -199,6 +199,39 @@ def test_kept_ranks(n):
         assert tuple(full) == tuple(kept)
 
 
+def test_batch_is_remembered_after_out_of_memory(capsys):
+    """The second image starts with the batch that the first one ended with: one line on stderr, not one an image."""
+    class SmallMemory(nn.Module):
+        def forward(self, x):
+            if len(x) > 16:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return x.flatten(1)[:, :5]
+
+    smoothed = smooth(SmallMemory())
+    for index in range(2):
+        certify(smoothed, index=index, batch=32)
+        smoothed.predict(IMAGE, 50, 500, ALPHA, 32, index=index)
+    assert capsys.readouterr().err == "out of GPU memory: trying a batch of 16\n"
+
+
+@pytest.mark.parametrize("n", [1, 7, 1000])
+def test_order_statistics_on_a_gpu(n, monkeypatch):
+    """The lines that run on CUDA, on a tensor of the CPU that passes for one: the same as NumPy's."""
+    scores = torch.rand(n, generator=torch.Generator().manual_seed(n))
+    ranks = np.unique(np.linspace(1, n, 5).astype(np.int64))
+    device = type("Device", (), {"type": "cuda"})()
+
+    class OnGpu:
+        def __init__(self, tensor):
+            self.tensor, self.device = tensor, device
+
+        def sort(self):
+            return self.tensor.sort()
+
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, place: tensor)
+    assert order_statistics(OnGpu(scores), ranks).tolist() == order_statistics(scores, ranks).tolist()
+
+
 # --- early abstention -------------------------------------------------------------------------------------------------
 
 def test_early_abstention_changes_no_other_row():

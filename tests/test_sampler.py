@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from helpers import DEMO_CHECKPOINT, random_network
+from helpers import CODE, DEMO_CHECKPOINT, random_network, run_program
 from scipy.stats import kstest
 from torch import nn
 
@@ -270,36 +270,170 @@ def test_a_score_is_a_function_of_its_image(network):
     assert torch.equal(sampler._forward(batch), scores)
 
 
+# --- compilation and precision ----------------------------------------------------------------------------------------
+
+def test_frozen_graph(monkeypatch):
+    """A compiled network has its weights as constants: images are the graph's one input, at every size."""
+    from torch._inductor import config
+    from torch._inductor.graph import GraphLowering
+    inputs, original = [], GraphLowering.run
+
+    def spy(self, *args):
+        inputs.append(len(self.module.graph.find_nodes(op="placeholder")))
+        return original(self, *args)
+
+    monkeypatch.setattr(GraphLowering, "run", spy)
+    monkeypatch.setattr(config, "force_disable_caches", True)  # or nothing would be compiled the second time
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()
+    compiled = Sampler(network, make_noise("integer", SIGMA, CPU), CPU, "fp32", True)
+    for batch in (32, 8):
+        scores = next(compiled.softmax(IMAGE, 8, batch, KEY))
+        torch.testing.assert_close(scores, softmax(network, count=8), rtol=0, atol=1e-5)
+    assert inputs == [1, 1]
+
+
+class PrecisionSpy(nn.Module):
+    """Keeps, at each forward pass, what convolutions and matrix products do with float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.seen = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), []
+
+    def __deepcopy__(self, memo):
+        return self  # so that the copies' passes are seen
+
+    def forward(self, x):
+        backends = torch.backends
+        self.seen.append({backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision,
+                          backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32})
+        return self.norm(self.conv(x)).mean((2, 3))
+
+
+def test_folding_is_checked_in_float32():
+    """TF32's rounding would refuse it for some first images, so that ranks and resumed runs had different networks."""
+    network = PrecisionSpy().eval()
+    next(make_sampler(network, "tf32").softmax(IMAGE, 8, 8, KEY))
+    *preparing, sampling = network.seen
+    assert preparing and all(seen == {"ieee", False} for seen in preparing) and sampling == {"tf32", True}
+    network = PrecisionSpy().eval()
+    next(make_sampler(network, "fp32").softmax(IMAGE, 8, 8, KEY))
+    assert all(seen == {"ieee", False} for seen in network.seen)
+
+
+PRECISION_SETTINGS = """
+import sys
+sys.path.insert(0, {code!r})
+import torch
+from torch import backends
+from sampler import tf32
+
+def settings():
+    found = [setting.fp32_precision for setting in (backends, backends.cuda.matmul, backends.cudnn, backends.cudnn.conv,
+             backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.conv)]
+    for read in (lambda: backends.cudnn.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            found.append(read())
+        except RuntimeError:  # the two interfaces disagree: nothing that could be restored
+            found.append(None)
+    return found
+
+{setting}
+before = settings()
+for allowed, name in ((False, "ieee"), (True, "tf32")):
+    with tf32(allowed):
+        assert {{backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision}} == {{name}}
+        assert backends.cudnn.allow_tf32 == backends.cuda.matmul.allow_tf32 == allowed
+        assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+        assert backends.mkldnn.matmul.fp32_precision == backends.mkldnn.conv.fp32_precision == "ieee"
+    assert all(old in (new, None) for old, new in zip(before, settings(), strict=True)), (before, settings())
+backends.fp32_precision = "none"
+assert {inherits} == (backends.cuda.matmul.fp32_precision == "none")
+"""
+
+
+@pytest.mark.parametrize("setting, inherits", [
+    ("", True), ("backends.fp32_precision = 'tf32'", True), ("backends.fp32_precision = 'ieee'", True),
+    ("backends.cuda.matmul.fp32_precision = 'tf32'", False), ("backends.cudnn.conv.fp32_precision = 'ieee'", True),
+    ("backends.cudnn.fp32_precision = 'ieee'", False), ("torch.set_float32_matmul_precision('medium')", False),
+    ("backends.cudnn.allow_tf32 = False", True)])
+def test_both_interfaces_to_tf32(setting, inherits):
+    """Whatever the caller has set through whichever interface: tf32() sets both, and leaves them as they were.
+
+    inherits: whether cuBLAS still follows torch.backends.fp32_precision afterwards. In a process of its own.
+    """
+    result = run_program("-c", PRECISION_SETTINGS.format(code=str(CODE), setting=setting, inherits=inherits))
+    assert result.returncode == 0, result.stderr
+
+
 # --- sizes and devices ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("device, pixels, batch, expected", [
-    ("cpu", 32, 1000, 64), ("cpu", 32, 64, 64), ("cpu", 32, 63, 32), ("cpu", 32, 40, 32), ("cpu", 32, 31, 16),
-    ("cpu", 32, 7, 4), ("cpu", 32, 1, 1), ("cpu", 224, 1000, 8), ("cpu", 224, 5, 4), ("cuda", 32, 1000, 992),
-    ("cuda", 224, 400, 384), ("cuda", 224, 31, 16)])
-def test_forward_size(device, pixels, batch, expected):
-    """At most --batch, and whole blocks of 32 or an even part of one; on a CPU at most 64 small images or 8 large."""
-    assert sampler.forward_size(device, pixels, pixels, batch) == expected
+@pytest.mark.parametrize("device, pixels, batch, count, expected", [
+    ("cpu", 32, 1000, 10000, 64), ("cpu", 32, 64, 10000, 64), ("cpu", 32, 63, 10000, 32), ("cpu", 32, 40, 10000, 32),
+    ("cpu", 32, 31, 10000, 16), ("cpu", 32, 7, 10000, 4), ("cpu", 32, 1, 10000, 1), ("cpu", 224, 1000, 10000, 8),
+    ("cpu", 224, 5, 10000, 4), ("cuda", 32, 1000, 10000, 992), ("cuda", 224, 400, 10000, 384),
+    ("cuda", 224, 31, 10000, 16), ("cuda", 32, 1000, 100, 128), ("cuda", 32, 1000, 128, 128), ("cuda", 32, 1000, 1, 32),
+    ("cuda", 32, 100, 100, 96), ("cuda", 32, 7, 1, 4), ("cpu", 32, 1000, 100, 64), ("cpu", 32, 1000, 10, 32)])
+def test_forward_size(device, pixels, batch, count, expected):
+    """At most --batch, and whole blocks of 32 or an even part of one; on a CPU at most 64 small images or 8 large.
+
+    100 samples of a selection cost 128 on a GPU, not the 992 of a whole pass.
+    """
+    assert sampler.forward_size(device, pixels, pixels, batch, count) == expected
+
+
+@pytest.mark.parametrize("batch", [1000, 96, 7])
+def test_passes_of_a_selection(batch, monkeypatch):
+    """With a GPU's sizes: for 100 samples few more are drawn, and the samples are the same."""
+    expected, original = noisy_images(count=100), sampler.forward_size
+    monkeypatch.setattr(sampler, "forward_size", lambda device_type, *sizes: original("cuda", *sizes))
+    assert torch.equal(noisy_images(count=100, batch=batch), expected)
+    assert sum(map(len, Spy.received)) == {1000: 128, 96: 192, 7: 100}[batch]
 
 
 def test_retry_after_out_of_memory(capsys):
-    """The batch is halved, with a line each time, until the work fits; at 1 the error stands."""
-    tried = []
+    """The batch is halved, with a line each time, until the work fits; later work starts there; at 1 the error stands.
+
+    cuDNN says of a workspace that does not fit only that it found no engine.
+    """
+    tried, ours = [], make_sampler(nn.Flatten())
 
     def work(batch):
         tried.append(batch)
-        if batch > 25:
+        if batch > 50:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        if batch > 25:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
         return f"done with {batch}"
 
-    assert sampler.retry_with_smaller_batch(work, 100) == "done with 25"
+    assert ours.with_fitting_batch(work, 100) == "done with 25"
     assert tried == [100, 50, 25]
     assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["50", "25"]
+    assert ours.with_fitting_batch(work, 100) == "done with 25" and ours.with_fitting_batch(work, 8) == "done with 8"
+    assert tried == [100, 50, 25, 25, 8] and not capsys.readouterr().err
 
     def hopeless(batch):
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        sampler.retry_with_smaller_batch(hopeless, 4)
+        ours.with_fitting_batch(hopeless, 4)
+
+
+def test_a_compiled_network_is_dropped_after_out_of_memory(monkeypatch):
+    """Its graphs hold memory for the larger batch. Nothing is compiled here: the calls are recorded."""
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda network, **options: calls.append(options) or network)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    ours = Sampler(network, make_noise("integer", SIGMA, CPU), CPU, "fp32", True)
+
+    def work(batch):
+        scores = next(ours.softmax(IMAGE, 64, batch, KEY))
+        if batch > 32:
+            raise torch.OutOfMemoryError
+        return scores
+
+    assert len(ours.with_fitting_batch(work, 64)) == 32
+    assert [call if call == "reset" else call["dynamic"] for call in calls] == [False, "reset", False]
 
 
 def test_other_errors_are_not_retried():
@@ -308,7 +442,7 @@ def test_other_errors_are_not_retried():
         raise RuntimeError("not about memory")
 
     with pytest.raises(RuntimeError, match="not about memory"):
-        sampler.retry_with_smaller_batch(work, 4)
+        make_sampler(nn.Flatten()).with_fitting_batch(work, 4)
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", "", "cpu:x"])
@@ -317,3 +451,42 @@ def test_devices_that_are_not_there(name):
     with pytest.raises(InputError, match="is not available"):
         choose_device(name)
     assert choose_device("cpu") == CPU
+
+
+AVX2, AVX512, ZEN4, SAPPHIRE, ARM, GRAVITON3 = (
+    {"avx2": True}, {"avx2": True, "avx512_f": True}, {"avx512_f": True, "avx512_bf16": True},
+    {"avx512_bf16": True, "amx_bf16": True, "avx512_fp16": True}, {"neon": True}, {"bf16": True, "fp16_arith": True})
+
+
+@pytest.mark.parametrize("capabilities, fast", [
+    (AVX2, ""), (AVX512, ""), (ZEN4, "bf16"), (SAPPHIRE, "bf16 fp16"), (ARM, ""), (GRAVITON3, "bf16 fp16")])
+def test_precisions_of_a_cpu(capabilities, fast, monkeypatch):
+    """With faked instruction sets: fp32 (and tf32, which is fp32 there) always, others if there are some."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    for precision in sampler.PRECISIONS:
+        lines = sampler.slow_choices("cpu", CPU, precision)
+        if precision in ("fp32", "tf32", *fast.split()):
+            assert sampler.fast_on_cpu(precision) and not lines
+        else:
+            assert len(lines) == 1 and f"no instructions for {precision}" in lines[0]
+        assert not sampler.slow_choices("cuda", torch.device("cuda"), precision)
+
+
+def test_capabilities_have_the_names_that_are_asked_for():
+    """PyTorch's own list for this machine, so that a name changed there is noticed here."""
+    found = torch.cpu.get_capabilities()
+    if found["architecture"] == "x86_64":
+        assert {name for names in sampler.INSTRUCTIONS.values() for name in names[:2]} <= found.keys()
+    else:
+        assert {name for names in sampler.INSTRUCTIONS.values() for name in names[2:]} <= found.keys()
+
+
+@pytest.mark.parametrize("name, built_for, gpu, said", [
+    ("auto", "13.0", True, True), ("cpu", "13.0", True, False), ("auto", None, True, False),
+    ("auto", "13.0", False, False)])
+def test_a_gpu_that_cannot_be_used(name, built_for, gpu, said, monkeypatch):
+    """An old driver: `auto` takes the CPU, and says so in one line; not if the CPU was asked for."""
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(sampler.os.path, "exists", lambda path: gpu and path == "/dev/nvidia0")
+    lines = sampler.slow_choices(name, CPU, "fp32")
+    assert ["driver" in line and "CPU" in line for line in lines] == [True] * said

@@ -270,6 +270,16 @@ def test_consistency_training(tmp_path, monkeypatch):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize("options, said", [((), False), (("--amp",), True)])
+def test_a_cpu_without_bf16(options, said, tmp_path, monkeypatch):
+    """autocast emulates bfloat16 there, several times as slow as float32: one line before the training starts."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    result = start(tmp_path / "out", "--epochs", 1, *options)
+    assert result.returncode == 0
+    assert [line for line in result.stderr.splitlines() if "no instructions for bf16" in line] == (
+        result.stderr.splitlines()) and bool(result.stderr) == said
+
+
 # --- warm starts ------------------------------------------------------------------------------------------------------
 
 def test_a_deeper_network_starts_as_the_shallower_one(tmp_path):

@@ -16,7 +16,7 @@ from job.output import ResumableLog
 from job.settings import settings_of, start_of_run
 from job.worker import Worker
 from noise import make_noise
-from sampler import choose_device
+from sampler import choose_device, slow_choices
 
 STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
 
@@ -46,6 +46,7 @@ class Run:
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
+            stack.enter_context(self.worker)
             if self.worker.first:
                 self.prepared = self._check(self.args)
                 self._load()
@@ -56,11 +57,11 @@ class Run:
             self.todo, self.prepared = self.worker.share((self.todo, self.prepared))
             if not self.worker.first:
                 self._load()
-            self._files = stack.pop_all()
+            self._context = stack.pop_all()
         return self
 
     def __exit__(self, *error) -> None:
-        self._files.close()
+        self._context.__exit__(*error)
 
     @property
     def status(self) -> int:
@@ -121,6 +122,8 @@ class Run:
         """Load what the arguments name. Raises InputError."""
         args = self.args
         self.device = choose_device(self.worker.device_name(args.device))
+        if self.device.index is not None:  # or CUDA graphs would take memory on GPU 0 as well
+            torch.cuda.set_device(self.device)
         self.network, self._checkpoint = load_checkpoint(args.base_classifier, args.dataset)
         self.images, self._indices = open_images(args.dataset, args.split, args.skip, args.max)
         self.num_classes = INFO[args.dataset].num_classes
@@ -135,6 +138,8 @@ class Run:
 
     def _warn(self) -> None:
         """Report on stderr what the user may not expect of this run."""
+        for line in slow_choices(self.args.device, self.device, self.args.precision):
+            print(line, file=sys.stderr)
         config = self._checkpoint.get("config")
         trained = config.get("noise_sd") if isinstance(config, dict) else None
         if isinstance(trained, float) and trained != self.args.sigma:

@@ -1,0 +1,157 @@
+"""code/job/worker.py and heartbeat.py: several processes, of which one fails, stops, dies, or is slow to leave."""
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from helpers import CODE, ROOT
+from test_certify_command import TORCHRUN, free_port
+
+from job.worker import Worker
+
+PATIENCE = 120  # seconds that no wait of a test should need
+SCRIPT = """
+import os, signal, sys, time
+sys.path.insert(0, {code!r})
+import errors
+from job import heartbeat
+from job.worker import Worker
+
+heartbeat.BEAT, heartbeat.PATIENCE = 0.2, 2.0
+rank, attempt = int(os.environ["RANK"]), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+def work(task):
+    {work}
+    return task ** 2
+
+def main():
+    with Worker.from_environment() as worker:
+        {before}
+        tasks = worker.share(list(range(6)) if rank == 0 else None)
+        for task, result in worker.map(work, tasks):
+            print(task, result, flush=True)
+        {after}
+
+sys.exit(errors.run(main, "stopped"))
+"""
+# rank 1 gets the task that it fails at, whichever that is, while rank 0 is at work or waits for it
+FAIL_ON_1 = "time.sleep(0.2)\n    if rank == 1: {}"
+
+
+def script(folder, work="pass", before="pass", after="pass"):
+    path = folder / "ranks.py"
+    path.write_text(SCRIPT.format(code=str(CODE), work=work, before=before, after=after))
+    return path
+
+
+@contextmanager
+def by_hand(path):
+    """Two processes with RANK and MASTER_ADDR set by hand: rank 0 holds the store, and no agent ends either."""
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1",
+              "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    processes = [subprocess.Popen([sys.executable, str(path)], env={**common, "RANK": str(rank)}, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def outcome(process):
+    """Exit status, stdout and the lines of stderr."""
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err.splitlines()
+
+
+@pytest.mark.parametrize("error, status, line", [
+    ("raise RuntimeError('this image is too much')", 1, "error: rank 1 failed: RuntimeError: this image is too much"),
+    ("raise errors.InputError('no such image')", 2, "error: no such image")])
+def test_an_exception_of_another_rank(error, status, line, tmp_path):
+    """It ends the run on rank 0, with one line, once the rows before it are written; its own rank has the traceback."""
+    with by_hand(script(tmp_path, FAIL_ON_1.format(error))) as (first, second):
+        found, out, err = outcome(first)
+        assert (found, err) == (status, [line])
+        rows = out.splitlines()
+        assert len(rows) < 6 and rows == [f"{task} {task ** 2}" for task in range(len(rows))]
+        found, out, err = outcome(second)
+        assert (found, out) == (0, "") and bool(err) == (status == 1)
+
+
+def test_a_rank_that_stops(tmp_path):
+    """No sign of life: rank 0 ends the run with a line, although it is in the middle of an image that takes long."""
+    work = "time.sleep(100) if rank == 0 else os.kill(os.getpid(), signal.SIGSTOP)"
+    with by_hand(script(tmp_path, work)) as (first, _):
+        status, out, (line,) = outcome(first)
+        assert (status, out) == (1, "")
+        assert line.startswith("error: rank 1 is lost: no sign of life for 2 s; ") and "resumes" in line
+
+
+def test_rank_0_dies(tmp_path):
+    """The others end as well, with a line, and need no agent that ends them."""
+    with by_hand(script(tmp_path, "time.sleep(1)\n    time.sleep(100) if rank else os.kill(os.getpid(), 9)")) as (
+            first, second):
+        assert outcome(first)[0] == -signal.SIGKILL
+        status, _, (*_, line) = outcome(second)
+        assert status == 1 and line.startswith("error: ") and "store is lost" in line
+
+
+def test_rank_0_refuses(tmp_path):
+    """Bad arguments: one line from rank 0, and the others end silently, whether or not they have an agent."""
+    refuse = "if rank == 0: raise errors.InputError('bad arguments')"
+    with by_hand(script(tmp_path, before=refuse)) as (first, second):
+        assert outcome(first) == (2, "", ["error: bad arguments"])
+        assert outcome(second) == (0, "", [])
+
+
+def test_rank_0_leaves_last(tmp_path):
+    """It holds the store, which a slow rank still needs."""
+    with by_hand(script(tmp_path, after="if rank == 1: time.sleep(2); worker.store.set('late', 'yes')")) as processes:
+        (first, out, err), second = map(outcome, processes)
+        assert (first, err) == (0, []) and out.splitlines() == [f"{task} {task ** 2}" for task in range(6)]
+        assert second == (0, "", [])
+
+
+def test_a_restart(tmp_path):
+    """torchrun --max-restarts: the second start reads nothing that the first one has left in the store."""
+    work = "time.sleep(0.1)\n    if attempt == 0 and task == 3: raise RuntimeError('only the first time')"
+    result = subprocess.run([sys.executable, *TORCHRUN, f"--master_port={free_port()}", "--max-restarts=1", "--",
+                             script(tmp_path, work)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr
+    rows = [f"{task} {task ** 2}" for task in range(6)]
+    assert result.stdout.splitlines() == rows[:3] + rows
+
+
+@pytest.mark.parametrize("given, local_size, expected", [(None, "4", "16"), (None, "128", "1"), ("7", "4", "7")])
+def test_compile_threads(given, local_size, expected, monkeypatch):
+    """Ranks share the cores of a machine among their compilers, unless the user has chosen. No process is started."""
+    monkeypatch.setattr("job.worker.os.cpu_count", lambda: 64)
+    monkeypatch.setattr("job.worker.distributed.rendezvous", lambda url: iter([(None, 0, 2)]))
+    monkeypatch.setattr("job.worker.distributed.PrefixStore", lambda prefix, store: None)
+    monkeypatch.setattr("job.worker.Heartbeat", lambda *args: SimpleNamespace(start=lambda: None))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local_size)
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS")
+    Worker(0, 2, 0).__enter__()
+    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == expected
+
+
+def test_slurm_script(tmp_path):
+    """srun passes the CPUs of a task on, which it does not do by itself, and a node that fails ends the job."""
+    for name, answer in (("scontrol", "echo node1"), ("srun", 'printf "%s\\n" "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / name).chmod(0o755)
+    result = subprocess.run(["bash", "scripts/certify_slurm.sh", "cifar10", "a checkpoint"], cwd=ROOT, text=True,
+                            capture_output=True, timeout=PATIENCE,
+                            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "32",
+                                 "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2"})
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    assert words[:3] == ["--cpus-per-task=32", "--kill-on-bad-exit=1", "torchrun"]
+    assert words[-4:] == ["--", "code/certify.py", "cifar10", "a checkpoint"]
