@@ -75,8 +75,10 @@ class Run:
 
     def _delta(self) -> float:
         """CertificateSpec.delta for the images of this run: programs that read its log see no image."""
-        noise = make_noise(self.args.noise, self.args.sigma, torch.device("cpu"))
-        return noise.delta(self.images.load(0)[0].numel())
+        noise = make_noise(self.args.noise, self.args.sigma, torch.device("cpu"), self.args.round_images)
+        x, _ = self.images.load(0)
+        noise.start(x)  # refuses an image that it cannot be added to, before a log is made
+        return noise.delta(x.numel())
 
     def start(self) -> dict:
         """What is recorded of this start."""

@@ -1,0 +1,75 @@
+"""certify.py --noise and --round_images: what is recorded, said and refused."""
+import json
+
+import pytest
+import torch
+from certify_runs import arguments, certify, contents, weights_file
+from helpers import assert_refused, read_rows
+
+from datasets import ImageSet
+from noise import make_noise
+
+
+def run(folder, *options, stop=240, **more):
+    return certify(*arguments(weights_file(folder), folder / "log", *options, stop=stop), **more)
+
+
+def settings(folder):
+    return json.loads((folder / "log.json").read_text())["settings"]
+
+
+def off_the_grid(*request):
+    """Images that no 8-bit file has, in place of the data set's."""
+    return ImageSet(10000, lambda index: (torch.full((3, 32, 32), 0.5), 0)), range(0, 40, 20)
+
+
+def test_integer_noise_is_the_default_and_recorded(tmp_path):
+    """With delta, the total variation of one noisy image; nothing is said of Gaussians."""
+    result = run(tmp_path)
+    assert result.returncode == 0 and "Gaussian" not in result.stderr
+    assert settings(tmp_path)["noise"] == "integer"
+    assert settings(tmp_path)["delta"] == make_noise("integer", 0.25, torch.device("cpu")).delta(3072) > 0
+
+
+def test_float_noise_says_what_it_assumes(tmp_path):
+    result = run(tmp_path, "--noise", "float")
+    assert result.returncode == 0 and "taken for exact Gaussian noise" in result.stderr
+    assert (settings(tmp_path)["noise"], settings(tmp_path)["delta"]) == ("float", 0.0)
+
+
+@pytest.mark.parametrize("options", [(), ("--noise", "float")])
+def test_a_log_from_before_integer_noise_is_not_resumed(tmp_path, options):
+    """Its record names no noise: float noise of streams that are gone. Complete or not, it is refused and stays."""
+    assert run(tmp_path, "--noise", "float", stop=100).returncode == 0
+    record = json.loads((tmp_path / "log.json").read_text())
+    for name in ("noise", "delta", "round_images", "weights", "settle", "looks"):
+        record["settings"].pop(name, None)
+    (tmp_path / "log.json").write_text(json.dumps(record))
+    before = contents(tmp_path)
+    for stop in (100, 240):
+        assert_refused(certify(*arguments(weights_file(tmp_path), tmp_path / "log", *options, stop=stop)), "--noise")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("options, words", [
+    (("--noise", "float", "--round_images"), "--round_images"), (("--seed", "256"), "255"), (("--seed", "-1"), "255")])
+def test_refusals(tmp_path, options, words):
+    assert_refused(run(tmp_path, *options), words)
+    assert not (tmp_path / "log").exists()
+
+
+def test_sigma_beyond_integer_noise(tmp_path):
+    """Above 8 the sums leave an int16: a line names --noise float, which takes it."""
+    sigma = ["cifar10", weights_file(tmp_path), 8.5, tmp_path / "log", "--skip", 20, "--max", 40, "--N", 64]
+    assert_refused(certify(*sigma), "--noise float")
+    assert certify(*sigma, "--noise", "float").returncode == 0
+
+
+def test_images_off_the_grid(tmp_path):
+    """Refused, with what can be done; rounded or under float noise they have rows, and the record says which."""
+    patches = {"job.run.open_images": off_the_grid}
+    assert_refused(run(tmp_path, patches=patches), "--noise float", "--round_images")
+    for options in (("--round_images",), ("--noise", "float", "--overwrite")):
+        assert run(tmp_path, *options, patches=patches).returncode == 0
+        assert len(read_rows(tmp_path / "log")) == 2
+        assert settings(tmp_path)["round_images"] == (options[0] == "--round_images")
