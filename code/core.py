@@ -101,16 +101,12 @@ class Smooth:
         def certificates(batch: int) -> tuple[Certificate, ...]:
             classes, found = self._select(x, n0, batch, (seed, index, SELECTION)), [None] * len(specs)
             for first in self._growing_scores(x, sizes, batch, (seed, index, ESTIMATION), classes):
-                means = _finite_means(first)
-                for i, (row, mean) in enumerate(zip(first, means, strict=True)):
-                    look = looks[i].get(len(row))
-                    if look and found[i] is None:
-                        thresholds = order_statistics(row, look.spec.band.ranks)
-                        certificate = look.spec.certificate(classes[i], mean, thresholds)
-                        found[i] = certificate if look.settles(certificate) else None
-                if None not in found:
+                drawn, means = first.shape[1], _finite_means(first)
+                found = [kept or _settled(each.get(drawn), chosen, mean, row) for kept, each, chosen, mean, row
+                         in zip(found, looks, classes, means, first, strict=True)]
+                if all(found):
                     return tuple(found)
-                if len(first[0]) in self._early_checks(specs) and self._all_will_abstain(means, len(first[0])):
+                if drawn in self._early_checks(specs) and self._all_will_abstain(means, drawn):
                     return tuple(map(CertificateSpec.abstention, specs, classes, means))
 
         return self.sampler.with_fitting_batch(certificates, batch_size)
@@ -216,6 +212,14 @@ class Smooth:
         mean, square = moments.cpu().numpy() / n
         variance = np.maximum(square - mean ** 2, 0) * (n / (n - 1)) + 1e-12  # more than its rounding error
         return scores, mean, variance
+
+
+def _settled(look: Look | None, chosen: int, mean: float, scores: torch.Tensor) -> Certificate | None:
+    """The certificate of a look at the scores [n] so far, if it settles the image."""
+    if look is None:
+        return None
+    certificate = look.spec.certificate(chosen, mean, order_statistics(scores, look.spec.band.ranks))
+    return certificate if look.settles(certificate) else None
 
 
 def _finite_means(scores: torch.Tensor) -> list[float]:
