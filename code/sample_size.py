@@ -21,7 +21,7 @@ from formats.log import columns
 from formats.rows import join_fields, round_down
 from job.checks import check_spec
 from job.options import check_noise_options
-from measures import MEASURES
+from measures import MEASURES, SOFT_MEASURES
 from noise import SEEDS, SMALLEST_SIGMA
 from sampler import PRECISIONS
 
@@ -83,7 +83,7 @@ def main() -> None:
     refuse_existing([args.outfile], args.overwrite)
     network, _ = load_checkpoint(args.base_classifier, "cifar10")
     images, indices = open_images("cifar10", "test", args.skip, args.max)
-    smooth = Smooth(network, INFO["cifar10"].num_classes, args.sigma, tuple(MEASURES), precision=args.precision,
+    smooth = Smooth(network, INFO["cifar10"].num_classes, args.sigma, SOFT_MEASURES, precision=args.precision,
                     compile=args.compile)
     bounds = [column for column in columns(RADII) if column.startswith("exp_cdf")]
     lines = [join_fields("idx", "label", "measure", "bound", "N", "predict", *bounds)]
