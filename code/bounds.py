@@ -3,8 +3,9 @@
 A band holds, at ranks r_1 < ... < r_J, probabilities p_j such that with probability at least 1 - alpha over the sample
     p_j <= P(score >= X_(r_j))  for all j at once,   X_(1) <= ... <= X_(N) the order statistics.
 Two bands: clopper_pearson_band (the default) and dkw_band (the paper's). Both hold for every score distribution, with
-atoms too; two_valued_band is the first one for a score of two values, as of hard labels. From a band, expected_score_bound; from the mean alone, naive_bound. Everything is in float64, and every
-approximation falls on the safe side.
+atoms too; two_valued_band takes the place of the first if a score has two values, as hard labels do. From a band,
+expected_score_bound; from the mean alone, naive_bound. Everything is in float64, and every approximation falls on the
+safe side.
 
 n: number of samples, alpha: error probability, eta: error probability of a limit of weight 1, shift: radius / sigma.
 """

@@ -20,6 +20,10 @@ from noise import BLOCK, FloatNoise, IntegerNoise, stream_seed
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class BadNetwork(ValueError):
+    """The base classifier is none that can be certified; the message is one line that says why."""
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError if it is not available."""
     try:
@@ -56,7 +60,7 @@ class Sampler:
         self._copy = copy.deepcopy(base_classifier).eval()
         if any(module.training or isinstance(module, _BatchNorm) and module.running_mean is None
                for module in self._copy.modules()):
-            raise ValueError("a module in training mode, or a BatchNorm without running statistics: the samples of one "
+            raise BadNetwork("a module in training mode, or a BatchNorm without running statistics: the samples of one "
                              "pass would not be independent")
         self._network = None  # made of it at the first image, whose shape the folding is checked on
 
@@ -79,7 +83,7 @@ class Sampler:
         with _tf32(self.tf32):
             logits = self._network(noisy.to(self.dtype))
             if logits.ndim != 2 or len(logits) != len(noisy):
-                raise ValueError(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
+                raise BadNetwork(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
             return torch.softmax(logits.float(), dim=1)
 
     def _noisy_batches(self, x: torch.Tensor, size: int, seed: int) -> Iterator[torch.Tensor]:

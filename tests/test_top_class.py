@@ -45,8 +45,7 @@ def test_radius_is_that_of_cohen_et_al(n):
 
 
 def test_ranks_round_down():
-    """n = 100,000: the limit is Cohen et al.'s for the next lower count that has a rank, less than 0.03 sigma away."""
-
+    """n = 100,000: the limit is Cohen et al.'s for the next lower count that has a rank."""
     n, ranks = 100_000, clopper_pearson_ranks(100_000)
     for k in np.random.default_rng(0).integers(60_000, n, 200).tolist():
         counts = n - ranks + 1
