@@ -1,4 +1,4 @@
-"""FILE.py:NAME for DATASET and BASE_CLASSIFIER, and --arch torchvision:NAME: what runs, what is recorded and refused."""
+"""FILE.py:NAME and --arch torchvision:NAME: what runs, what is recorded, and what is refused."""
 import json
 from pathlib import Path
 
@@ -241,7 +241,8 @@ def test_names(dataset, network, word, tmp_path):
 
 @pytest.mark.parametrize("more", [
     "\n1 / 0\n", "\ndef network():\n    return 1 / 0\n", "\ndef images(split):\n    return 1 / 0\n",
-    overridden("def image(self, i): return super().image(i // (i != 4))"), overridden("def __len__(self): return 1 / 0"),
+    overridden("def image(self, i): return super().image(i // (i != 4))"),
+    overridden("def __len__(self): return 1 / 0"),
     "\nclass Broken(torch.nn.Module):\n    def forward(self, x):\n        return 1 / 0\ndef network():\n"
     "    return Broken()\n"])
 def test_errors_in_the_file(more, tmp_path):
