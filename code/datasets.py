@@ -163,7 +163,7 @@ def _label(where: str, label) -> int:
         value = operator.index(label)
     except (TypeError, ValueError):
         value = -1
-    if value < 0 or isinstance(label, bool) or getattr(label, "dtype", None) == torch.bool:
+    if not 0 <= value < 2 ** 63 or isinstance(label, bool) or getattr(label, "dtype", None) == torch.bool:
         raise InputError(f"{where} is {label!r}, not an integer of 0 or above")
     return value
 

@@ -210,6 +210,7 @@ REFUSED = {
     "a truth in a tensor": (overridden("def label(self, i): return torch.tensor(True)"), ["label 0", "True"]),
     "one-hot labels": (overridden("def label(self, i): return torch.tensor([0, 1])"), ["label 0"]),
     "a negative label": (overridden("def label(self, i): return -1"), ["label 0", "-1"]),
+    "a huge label": (overridden("def label(self, i): return 2 ** 63"), ["label 0"]),
     "a late label": (overridden("def label(self, i): return None if i == 5 else 0"), ["label 5", "None"]),
 }
 
