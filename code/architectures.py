@@ -1,7 +1,8 @@
 """Architectures by name, and checkpoints: dictionaries with `arch` and `state_dict`.
 
 A network is Sequential(Normalize, net), so that noise is added in pixel space [0, 1] and the keys of a state_dict
-start with `1.` (or `1.module.` if it was trained under DataParallel).
+start with `1.` (or `1.module.` if it was trained under DataParallel). A torchvision network comes as a plain state_dict
+(`--arch torchvision:NAME`), any other one from a function of the user's own, FILE.py:NAME.
 """
 import hashlib
 import pickle
@@ -9,12 +10,14 @@ import re
 import warnings
 
 import torch
+import torchvision
 from torch import nn
 from torchvision.models import resnet50
 
 from archs.cifar_resnet import CifarResNet
 from datasets import INFO
 from errors import InputError
+from user_code import call, is_user_code, reported
 
 ARCHITECTURES = {
     "resnet50": lambda classes: resnet50(weights=None, num_classes=classes),
@@ -22,6 +25,7 @@ ARCHITECTURES = {
     "cifar_resnet110": lambda classes: CifarResNet(110, classes),
 }
 RESIDUAL_BLOCK = re.compile(r"1\.layer\d\.\d+\.")  # how the keys of one begin
+TORCHVISION = "torchvision:"  # how --arch names a classifier of torchvision
 DATASET_OF = {"resnet50": "imagenet", "cifar_resnet20": "cifar10", "cifar_resnet110": "cifar10"}
 
 
@@ -54,9 +58,63 @@ def load_checkpoint(path: str, dataset: str) -> tuple[nn.Sequential, dict]:
     exactly and be finite. Raises InputError otherwise.
     """
     checkpoint = read_checkpoint(path)
-    network = build_network(checkpoint["arch"], dataset)
+    arch = checkpoint["arch"]
+    network = build_network(arch, DATASET_OF.get(arch) if is_user_code(dataset) else dataset)
     load_state(path, checkpoint, network)
     return network.eval(), checkpoint
+
+
+def load_torchvision(path: str, arch: str, dataset: str) -> tuple[nn.Sequential, dict]:
+    """The classifier torchvision:NAME for cifar10 or imagenet, with the plain state_dict in `path`, in eval mode.
+
+    It is normalised as the data set is. Returns what load_checkpoint does. Raises InputError.
+    """
+    name = arch.removeprefix(TORCHVISION)
+    if not arch.startswith(TORCHVISION) or name not in torchvision.models.list_models(torchvision.models):
+        raise InputError(f"--arch {arch}: not {TORCHVISION}NAME with a classifier of torchvision")
+    if dataset not in INFO:
+        raise InputError("--arch: DATASET must be cifar10 or imagenet, whose normalisation it uses; for other data "
+                         "FILE.py:NAME brings network and normalisation")
+    info = INFO[dataset]
+    network = torchvision.models.get_model(name, weights=None, num_classes=info.num_classes)
+    state = _read_file(path)
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path}: not a state_dict")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    _check_state(path, arch, state, network.state_dict())
+    network.load_state_dict(state)
+    return nn.Sequential(Normalize(info.mean, info.std), network).eval(), {"arch": arch}
+
+
+def load_user_network(name: str) -> nn.Module:
+    """The module that FILE.py:NAME returns, in eval mode and float32 on the CPU. Raises InputError."""
+    network = call(name)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{name}: returned {type(network).__name__}, not a torch.nn.Module")
+    with reported(name):
+        return network.to("cpu", torch.float32).eval()
+
+
+def count_classes(name: str, network: nn.Module, x: torch.Tensor) -> int:
+    """The number of logits that a network (called `name`) gives an image x [C, H, W]. Raises InputError if none."""
+    with reported(name), torch.no_grad():
+        logits = network(x[None])
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(f"{name}: gives {shape} for one image, not logits [1, classes] of two classes or more")
+    return logits.shape[1]
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """The SHA-256 of a state_dict: names, shapes, types and bytes of its tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if not isinstance(value, torch.Tensor):  # what get_extra_state returns
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_state(path: str, checkpoint: dict, network: nn.Module) -> None:
@@ -87,22 +145,27 @@ def initialise(path: str, network: nn.Module) -> str:
 
 def read_checkpoint(path: str) -> dict:
     """The dictionary in `path`, checked for `arch` and `state_dict` alone. Raises InputError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the old serialisation, which stays readable
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint") from None
-    except pickle.UnpicklingError:
-        raise InputError(f"{path}: not a checkpoint of tensors and plain containers (its code is never run)") from None
-    except Exception as error:  # torch.load's parsers raise almost any type on a damaged file
-        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
+    checkpoint = _read_file(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("arch"), str):
         raise InputError(f"{path}: not a dictionary with an 'arch'")
     state = checkpoint.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise InputError(f"{path}: no 'state_dict' in it")
     return checkpoint
+
+
+def _read_file(path: str):
+    """What torch.save wrote to `path`, of tensors and plain containers. Raises InputError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the old serialisation, which stays readable
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint") from None
+    except pickle.UnpicklingError:
+        raise InputError(f"{path}: not a checkpoint of tensors and plain containers (its code is never run)") from None
+    except Exception as error:  # torch.load's parsers raise almost any type on a damaged file
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
 
 
 def _plain_key(key: str) -> str:

@@ -3,8 +3,9 @@
 A band holds, at ranks r_1 < ... < r_J, probabilities p_j such that with probability at least 1 - alpha over the sample
     p_j <= P(score >= X_(r_j))  for all j at once,   X_(1) <= ... <= X_(N) the order statistics.
 Two bands: clopper_pearson_band (the default) and dkw_band (the paper's). Both hold for every score distribution, with
-atoms too. From a band, expected_score_bound; from the mean alone, naive_bound. Everything is in float64, and every
-approximation falls on the safe side.
+atoms too; two_valued_band takes the place of the first if a score has two values, as hard labels do. From a band,
+expected_score_bound; from the mean alone, naive_bound. Everything is in float64, and every approximation falls on the
+safe side.
 
 n: number of samples, alpha: error probability, eta: error probability of a limit of weight 1, shift: radius / sigma.
 """
@@ -173,6 +174,24 @@ def clopper_pearson_band(n: int, alpha: float, eta: float | None = None, weights
     if eta is None or not _is_safe(eta, n, alpha, ranks, each):
         eta = clopper_pearson_eta(n, alpha, weights, ranks_of)
     return Band(ranks, _limits(n, ranks, eta * each), eta)
+
+
+def two_valued_band(n: int, alpha: float, ranks_of: str = "falling") -> Band:
+    """Clopper-Pearson limits on P(score >= X_(r)), each at level alpha itself: only for a score of two values a < b.
+
+    Let k of the n scores be b, and p = P(score = b). X_(r) is b from rank n - k + 1 on. At the ranks before, X_(r) = a
+    and P(score >= X_(r)) = 1: no limit fails. The limits fall with the rank, so if one fails, the first at a rank
+    r_j >= n - k + 1 does: it is L(m), m = n - r_j + 1 <= k, L(m) the Clopper-Pearson limit after m successes. L rises
+    with m, so L(k) >= L(m) > p: the limit for the binomial count k fails, which has probability at most alpha. So the
+    band holds with probability 1 - alpha, although the rank that counts is random: k alone decides it.
+
+    The bound jumps once: a + (b - a) Phi(Phi^-1(L(m)) - shift), and is above (a + b) / 2 up to the radius
+    sigma Phi^-1(L(m)) of Cohen et al. (2019), whose limit is L(k): the rounding of k down to m is all that is lost.
+    ranks_of: the weights whose ranks are used. eta is the level of all limits.
+    """
+    _check(n, alpha)
+    ranks, level = clopper_pearson_ranks(n, ranks_of), alpha * QUANTILE_MARGIN
+    return Band(ranks, _limits(n, ranks, np.full(len(ranks), level)), level)
 
 
 def _limits(n: int, ranks: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from bounds import (
     hoeffding_lower,
     naive_bound,
     shifted_probability,
+    two_valued_band,
     weighted_score_bound,
 )
 from measures import Measure
@@ -55,7 +56,7 @@ class CertificateSpec:
 
         It holds under exact noise, whose probabilities are within delta of those of the noise that was drawn.
         """
-        band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, self.eta)
+        band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, self.eta, self.measure.two_valued)
         return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
 
     def shift(self, radius):
@@ -90,7 +91,10 @@ class CertificateSpec:
 
 
 @lru_cache
-def _band(n: int, alpha: float, bound: str, weights: str, kept_ranks: str | None, eta: float | None) -> Band:
+def _band(n: int, alpha: float, bound: str, weights: str, kept_ranks: str | None, eta: float | None,
+          two_valued: bool) -> Band:
+    if bound == "clopper_pearson" and two_valued:
+        return two_valued_band(n, alpha, kept_ranks or weights)
     if bound == "clopper_pearson":
         return clopper_pearson_band(n, alpha, eta, weights, kept_ranks)
     if bound == "dkw":

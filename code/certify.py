@@ -3,6 +3,7 @@
     python code/certify.py cifar10 CHECKPOINT 0.25 OUTFILE --skip 20
     python code/certify.py cifar10 CHECKPOINT 0.25 'log_{confidence_measure}' --confidence_measure pred_score margin
     python code/certify.py cifar10 CHECKPOINT 0.25 OUTFILE --settle 0.5
+    python code/certify.py cifar10 examples/cifar10_denoised.py:network 0.25 OUTFILE --skip 20
     IMAGENET_DIR=... torchrun --nproc_per_node=8 -- code/certify.py imagenet CHECKPOINT 0.5 OUTFILE --batch 400
 
 OUTFILE gets one row per image (its columns: formats/log.py), OUTFILE.json the settings of the run. Repeating a command

@@ -11,7 +11,7 @@ from bounds import empirical_bernstein_lower
 from certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from measures import MEASURES, Measure
 from noise import ESTIMATION, SELECTION, make_noise
-from sampler import Sampler, choose_device
+from sampler import BadNetwork, Sampler, choose_device
 from stages import Look, look_etas, plan_looks
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
@@ -155,7 +155,7 @@ class Smooth:
     def _softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]):
         for softmax in self.sampler.softmax(x, count, batch, key):
             if softmax.shape[1] != self.num_classes:
-                raise ValueError(f"the base classifier has {softmax.shape[1]} classes, not {self.num_classes}")
+                raise BadNetwork(f"the base classifier has {softmax.shape[1]} classes, not {self.num_classes}")
             yield softmax
 
     def _select(self, x: torch.Tensor, n0: int, batch: int, key: tuple[int, int, int]) -> list[int]:

@@ -3,7 +3,10 @@
 cifar10   torchvision's CIFAR10 in ./dataset_cache, downloaded at first use. The 500 test images with indices
           0, 20, 40, ... come with the repository and serve any request for these alone.
 imagenet  an ImageFolder under $IMAGENET_DIR with train/ and val/ (resize 256, centre crop 224).
+FILE.py:NAME  a function from a split to a map-style data set of (image, label), in a file of the user's own.
 """
+import hashlib
+import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision import datasets, transforms
+from torchvision.transforms.functional import to_tensor
 
 from errors import InputError
+from user_code import call, is_user_code, reported
 
 CACHE = "./dataset_cache"
 BUNDLED = Path(__file__).parent / "data" / "cifar10_test_every_20th.npz"
 SPLITS = ("train", "test")
+FINGERPRINTED = 32  # images of the user's own data set that its fingerprint covers
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,20 @@ DATASETS = tuple(INFO)
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images by index: size, and load(i) -> (pixels in [0, 1] as float32 [C, H, W], label)."""
+    """Images by index: size, and load(i) -> (pixels in [0, 1] as float32 [C, H, W], label).
+
+    fingerprint() is the SHA-256 of some images and all labels, for the user's own data set; None for the others.
+    """
 
     size: int
     load: Callable[[int], tuple[torch.Tensor, int]]
+    fingerprint: Callable[[], str] | None = None
+
+
+def check_dataset_name(name: str) -> None:
+    """Raise InputError for a name that no data set has."""
+    if name not in DATASETS and not is_user_code(name):
+        raise InputError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}, FILE.py:NAME")
 
 
 def requested_indices(size: int, skip: int, stop: int) -> range:
@@ -56,6 +73,9 @@ def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[I
 
     Raises InputError if the data are neither present nor downloadable.
     """
+    if is_user_code(name):
+        images = _user_images(name, split)
+        return images, requested_indices(images.size, skip, stop)
     if name == "cifar10":
         size = INFO[name].train_size if split == "train" else INFO[name].test_size
         indices = requested_indices(size, skip, stop)
@@ -74,6 +94,81 @@ def _load(folder: datasets.ImageFolder, index: int) -> tuple[torch.Tensor, int]:
     except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a damaged file
         raise InputError(f"{folder.samples[index][0]}: not a readable image ({error})") from None
 
+
+# --- the user's own ---------------------------------------------------------------------------------------------------
+
+def _user_images(name: str, split: str) -> ImageSet:
+    """The images of the data set that FILE.py:NAME returns for a split. Raises InputError if it is of another kind.
+
+    All images must have the size of the first: the noise's delta, which a run records, depends on it.
+    """
+    data = call(name, split)
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise InputError(f"{name}: returned {type(data).__name__}, not a map-style data set (with a length and items)")
+    with reported(name):
+        size = len(data)
+    if not size:
+        raise InputError(f"{name}: no image in the split {split!r}")
+
+    def item(index: int) -> tuple[torch.Tensor, int]:
+        with reported(name):
+            found = data[index]
+        if not isinstance(found, tuple | list) or len(found) != 2:
+            raise InputError(f"{name}: item {index} is {type(found).__name__}, not a pair (image, label)")
+        return _pixels(f"{name}: image {index}", found[0]), _label(f"{name}: label {index}", found[1])
+
+    def load(index: int) -> tuple[torch.Tensor, int]:
+        x, label = item(index)
+        if x.shape != shape:
+            raise InputError(f"{name}: image {index} is {list(x.shape)}, not {list(shape)} as the first: all images of "
+                             "a data set must have one size")
+        return x, label
+
+    def fingerprint() -> str:
+        targets = getattr(data, "targets", None)  # as in torchvision: then not every image is loaded
+        if targets is not None and len(targets) == size:
+            labels = [_label(f"{name}: target {index}", target) for index, target in enumerate(targets)]
+        else:
+            labels = [load(index)[1] for index in range(size)]
+        digest = hashlib.sha256(np.array(labels, "<i8").tobytes())
+        for index in range(min(size, FINGERPRINTED)):
+            digest.update(load(index)[0].numpy().tobytes())
+        return digest.hexdigest()
+
+    shape = item(0)[0].shape
+    return ImageSet(size, load, fingerprint)
+
+
+def _pixels(where: str, image) -> torch.Tensor:
+    """An image of the user's data set as float32 [C, H, W] in [0, 1]. Raises InputError."""
+    if isinstance(image, Image.Image) and image.mode in ("L", "RGB"):
+        image = to_tensor(image)
+    elif isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
+        image = image.float() / 255
+    if not isinstance(image, torch.Tensor) or not image.is_floating_point():
+        kind = image.dtype if isinstance(image, torch.Tensor) else getattr(image, "mode", type(image).__name__)
+        raise InputError(f"{where} is {kind}, not a float tensor, a uint8 tensor or a PIL image of mode L or RGB")
+    x = image.detach().to("cpu", torch.float32).contiguous()
+    if x.ndim != 3 or not x.numel():
+        raise InputError(f"{where} is {list(x.shape)}, not [channels, height, width]")
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise InputError(f"{where} has pixels outside [0, 1] ({x.min():g} to {x.max():g}): normalisation belongs to "
+                         "the network")
+    return x
+
+
+def _label(where: str, label) -> int:
+    """A label of the user's data set. Raises InputError unless it is an integer, 0 or above."""
+    try:
+        value = operator.index(label)
+    except (TypeError, ValueError):
+        value = -1
+    if not 0 <= value < 2 ** 63 or isinstance(label, bool) or getattr(label, "dtype", None) == torch.bool:
+        raise InputError(f"{where} is {label!r}, not an integer of 0 or above")
+    return value
+
+
+# --- CIFAR-10 and ImageNet --------------------------------------------------------------------------------------------
 
 def _bundled_images() -> dict[int, tuple[torch.Tensor, int]]:
     with np.load(BUNDLED) as archive:

@@ -18,7 +18,7 @@ from certificate import Certificate
 from errors import InputError, run
 from files import refuse_existing
 from formats.scores import read_scores
-from measures import MEASURES
+from measures import MEASURES, SOFT_MEASURES
 from report.figures import COLOURS, check_figure_path, new_figure, save_figure
 
 SIGMAS = ("0.25", "0.50")
@@ -62,7 +62,7 @@ def certified_radii(path: Path) -> tuple[dict[str, np.ndarray], float, int]:
 def draw_radius(folder: Path):
     """Certified accuracy against radius: a panel for each measure and noise level, a curve for each bound."""
     figure = new_figure(8.8, 6.6)
-    for row, measure in zip(figure.subplots(2, 2, sharey=True), MEASURES, strict=True):
+    for row, measure in zip(figure.subplots(2, 2, sharey=True), SOFT_MEASURES, strict=True):
         for axes, sigma in zip(row, SIGMAS, strict=True):
             curves, score, n = certified_radii(folder / measure / f"noise_{sigma}.scores")
             for name, (colour, line) in STYLES.items():
@@ -98,12 +98,12 @@ def draw_samples(path: Path):
     accuracy = accuracy_by_samples(path)
     print(accuracy.to_string())
     figure = new_figure(8.8, 3.8)
-    for axes, (name, measure) in zip(figure.subplots(1, 2, sharey=True), MEASURES.items(), strict=True):
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), SOFT_MEASURES, strict=True):
         for (bound, label), colour, marker, size in zip(BANDS.items(), COLOURS, "os", (4, 7), strict=False):
             curve = accuracy.loc[name, bound].exp_cdf_50  # hollow squares around dots: equal points are seen as two
             axes.plot(curve.index, curve, marker + "-", markersize=size, fillstyle="full" if marker == "o" else "none",
                       color=colour, label=label, clip_on=False)
-        axes.set(title=f"{name} above {measure.cutoff:g}, R = 0.5", xscale="log",
+        axes.set(title=f"{name} above {MEASURES[name].cutoff:g}, R = 0.5", xscale="log",
                  xlabel="number of samples N", ylabel="certified accuracy (fraction)")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(color="0.9")

@@ -14,6 +14,7 @@ class Measure:
     score_min, score_max   the range of a score
     cutoff                 the smoothed classifier abstains if its bound at radius 0 is below it
     transform              softmax [..., classes] -> scores [..., classes], both tensors
+    two_valued             a score is score_min or score_max, nothing between (see bounds.two_valued_band)
     """
 
     name: str
@@ -21,6 +22,7 @@ class Measure:
     score_max: float
     cutoff: float
     transform: Callable[[Any], Any]
+    two_valued: bool = False
 
     @property
     def range(self) -> float:
@@ -40,7 +42,15 @@ def _margin(softmax):
     return softmax - first.where(softmax < first, second)
 
 
+def _top_class(softmax):
+    """1 for the argmax (of several highest ones the first), 0 for every other class; NaN stays NaN."""
+    first = softmax.argmax(-1, keepdim=True)
+    return (softmax * 0).scatter(-1, first, 1.0).where(softmax == softmax, softmax)
+
+
 MEASURES = {
     "pred_score": Measure("pred_score", 0.0, 1.0, 0.5, _pred_score),
     "margin": Measure("margin", -1.0, 1.0, 0.0, _margin),
+    "top_class": Measure("top_class", 0.0, 1.0, 0.5, _top_class, two_valued=True),
 }
+SOFT_MEASURES = tuple(name for name, measure in MEASURES.items() if not measure.two_valued)  # the paper's

@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("outfile", help="the table of radii; with {score} in its name if there are several scores")
     parser.add_argument("--score", type=float, nargs="+", required=True, metavar="S",
                         help="certified: the bound on the expected score is strictly above it; strictly between the "
-                             "measure's limits, 0 and 1 for pred_score, -1 and 1 for margin")
+                             "measure's limits, -1 and 1 for margin, 0 and 1 for the others")
     parser.add_argument("--bound", choices=(*BOUNDS, NAIVE),
                         help="dkw needs an alpha of 0.5 at most (default: the run's band; another is post hoc)")
     parser.add_argument("--overwrite", action="store_true", help="start over; the old file is kept as OUTFILE.bak")

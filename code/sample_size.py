@@ -21,7 +21,7 @@ from formats.log import columns
 from formats.rows import join_fields, round_down
 from job.checks import check_spec
 from job.options import check_noise_options
-from measures import MEASURES
+from measures import MEASURES, SOFT_MEASURES
 from noise import SEEDS, SMALLEST_SIGMA
 from sampler import PRECISIONS, choose_device, slow_choices
 
@@ -86,7 +86,7 @@ def main() -> None:
     device = choose_device("auto")
     for line in slow_choices("auto", device, args.precision):
         print(line, file=sys.stderr)
-    smooth = Smooth(network, INFO["cifar10"].num_classes, args.sigma, tuple(MEASURES), precision=args.precision,
+    smooth = Smooth(network, INFO["cifar10"].num_classes, args.sigma, SOFT_MEASURES, precision=args.precision,
                     compile=args.compile)
     bounds = [column for column in columns(RADII) if column.startswith("exp_cdf")]
     lines = [join_fields("idx", "label", "measure", "bound", "N", "predict", *bounds)]

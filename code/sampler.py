@@ -25,6 +25,10 @@ PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat
 INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
 
 
+class BadNetwork(ValueError):
+    """The base classifier is none that can be certified; the message is one line that says why."""
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError if it is not available."""
     try:
@@ -81,7 +85,7 @@ class Sampler:
         self._copy = copy.deepcopy(base_classifier).eval()
         if any(module.training or isinstance(module, _BatchNorm) and module.running_mean is None
                for module in self._copy.modules()):
-            raise ValueError("a module in training mode, or a BatchNorm without running statistics: the samples of one "
+            raise BadNetwork("a module in training mode, or a BatchNorm without running statistics: the samples of one "
                              "pass would not be independent")
         self._network = self._run = None  # made of it at the first image, whose shape the folding is checked on
         self._fitting_batch = sys.maxsize
@@ -106,7 +110,7 @@ class Sampler:
         with tf32(self.tf32), _freezing() if self.compile else nullcontext():
             logits = self._run(noisy.to(self.dtype))
             if logits.ndim != 2 or len(logits) != len(noisy):
-                raise ValueError(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
+                raise BadNetwork(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
             return torch.softmax(logits.float(), dim=1)
 
     def _noisy_batches(self, x: torch.Tensor, size: int, seed: int) -> Iterator[torch.Tensor]:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
-from datasets import DATASETS, open_images
+from datasets import DATASETS, check_dataset_name, open_images
 from errors import InputError, run
 from files import refuse_existing, write_new
 from report.figures import check_figure_path, new_figure, save_figure
@@ -26,24 +27,25 @@ LARGEST_SIGMA = 1e6
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument("dataset", help=f"{', '.join(DATASETS)}, or FILE.py:NAME (see docs/own_network.md)")
     parser.add_argument("outdir", help="folder of the pictures")
     parser.add_argument("index", type=int, metavar="IDX", help="index of the test image, 0 or above")
     parser.add_argument("sigmas", type=float, nargs="+", metavar="SIGMA",
                         help=f"standard deviation of the noise, pixels in [0, 1]; 0 to {LARGEST_SIGMA:g}")
     parser.add_argument("--scale", type=int, help="pixels of the picture for one of the image, per side; 1 to 64 "
-                                                  f"(default: {SCALE['cifar10']} for cifar10, 1 for imagenet)")
+                                                  f"(default: {SCALE['cifar10']} for cifar10, 1 for others)")
     parser.add_argument("--strip", metavar="FILE",
                         help="also draw all of them side by side: .png, .pdf or .svg (default: do not)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, 0 to 2^32 - 1 (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing pictures")
     args = parser.parse_args()
-    args.scale = SCALE[args.dataset] if args.scale is None else args.scale
+    args.scale = SCALE.get(args.dataset, 1) if args.scale is None else args.scale
     return args
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise InputError for values that have no meaning."""
+    check_dataset_name(args.dataset)
     for sigma in args.sigmas:
         if not 0 <= sigma <= LARGEST_SIGMA:
             raise InputError(f"SIGMA must be between 0 and {LARGEST_SIGMA:g}, not {sigma}")
@@ -72,14 +74,17 @@ def load_image(args: argparse.Namespace) -> torch.Tensor:
     images, _ = open_images(args.dataset, "test", skip=max(args.index, 1), stop=args.index + 1)
     if args.index >= images.size:
         raise InputError(f"IDX {args.index}: the test images are 0 ... {images.size - 1}")
-    return images.load(args.index)[0]
+    x, _ = images.load(args.index)
+    if len(x) not in (1, 3):
+        raise InputError(f"IDX {args.index}: an image of {len(x)} channels is no picture")
+    return x
 
 
 def noisy_pictures(x: torch.Tensor, sigmas: list[float], seed: int) -> list[Image.Image]:
     """x with noise of each standard deviation, as pictures of its own size."""
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
     noisy = [(255 * (x + sigma * noise).clamp(0, 1)).round().byte() for sigma in sigmas]
-    return [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in noisy]
+    return [to_pil_image(pixels) for pixels in noisy]
 
 
 def png(picture: Image.Image, scale: int) -> bytes:
@@ -93,7 +98,7 @@ def draw_strip(pictures: list[Image.Image], sigmas: list[float]):
     """The figure of all pictures side by side."""
     figure = new_figure(1.7 * len(pictures), 2.0)
     for axes, picture, sigma in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, sigmas, strict=True):
-        axes.imshow(picture, interpolation="nearest")
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")  # colours as they are
         axes.set_title(f"σ = {sigma:.2f}")
         axes.set_axis_off()
     return figure

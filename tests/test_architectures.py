@@ -81,6 +81,25 @@ def test_four_shapes(tmp_path, prefix, zip_format):
     assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("prefix", ["1.", "1.module."])
+@pytest.mark.parametrize("arch, dataset", [("cifar_resnet110", "cifar10"), ("resnet50", "imagenet")])
+def test_published_forms(tmp_path, arch, dataset, prefix):
+    """What the training programs of Cohen et al. and of Salman et al. (SmoothAdv) save: these four entries, in the
+
+    serialisation of their time; the keys with `module` if the network is under DataParallel, as for ImageNet.
+    """
+    def rename(state):
+        return OrderedDict((prefix + key.removeprefix("1."), value) for key, value in state.items())
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, momentum=0.9, weight_decay=1e-4)
+    path = fake_checkpoint(tmp_path / "checkpoint.pth.tar", arch, dataset, change=rename, zip_format=False, epoch=90,
+                           optimizer=optimizer.state_dict())
+    network, checkpoint = load_checkpoint(str(path), dataset)
+    assert checkpoint.keys() == {"epoch", "arch", "state_dict", "optimizer"} and checkpoint["arch"] == arch
+    expected = random_network(arch, dataset).state_dict()
+    assert network.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+
+
 def test_demo_checkpoint():
     """The bundled network: a ResNet-20 without optimizer state, small enough for the repository."""
     _, checkpoint = load_checkpoint(str(DEMO_CHECKPOINT), "cifar10")

@@ -7,7 +7,7 @@ from helpers import CODE
 # from the ground up; a module may import those of the lines above its own, and, in a room, of its own room
 LAYERS = [
     ["errors"],
-    ["files"],
+    ["files", "user_code"],
     ["bounds", "measures"],
     ["certificate"],
     ["stages"],

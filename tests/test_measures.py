@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from measures import MEASURES
+from measures import MEASURES, SOFT_MEASURES
 
 CODE = Path(__file__).parent.parent / "code"
 
@@ -40,6 +40,15 @@ def test_margin_by_hand():
     assert MEASURES["margin"].transform(torch.tensor([0.75, 0.25])).tolist() == [0.5, -0.5]
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("distinct", [1, 2, 1000])
+def test_top_class_is_the_loop(classes, distinct):
+    """1 for the first class of the highest softmax, 0 for all others: two values, and one 1 in each row."""
+    softmax = random_softmax(50, classes, distinct, seed=classes + distinct)
+    expected = [[float(c == row.index(max(row))) for c in range(classes)] for row in softmax.tolist()]
+    assert MEASURES["top_class"].transform(softmax).tolist() == expected
+
+
 @pytest.mark.parametrize("name", MEASURES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shape_dtype_and_range(name, dtype):
@@ -69,9 +78,11 @@ def test_pred_score_is_the_softmax():
 def test_ranges_and_cutoffs():
     """A class with pred_score above 1/2, or margin above 0, is the argmax."""
     pred, margin = MEASURES["pred_score"], MEASURES["margin"]
-    assert set(MEASURES) == {"pred_score", "margin"}
+    top = MEASURES["top_class"]
+    assert SOFT_MEASURES == ("pred_score", "margin") and set(MEASURES) == {*SOFT_MEASURES, "top_class"}
     assert all(measure.name == name for name, measure in MEASURES.items())
     assert (pred.score_min, pred.score_max, pred.cutoff, pred.range) == (0.0, 1.0, 0.5, 1.0)
+    assert (top.score_min, top.score_max, top.cutoff, top.range, top.two_valued) == (0.0, 1.0, 0.5, 1.0, True)
     assert (margin.score_min, margin.score_max, margin.cutoff, margin.range) == (-1.0, 1.0, 0.0, 2.0)
 
 

@@ -18,11 +18,11 @@ from core import Smooth
 from datasets import open_images
 from formats.log import read_recorded_log
 from formats.scores import read_scores
-from measures import MEASURES
+from measures import MEASURES, SOFT_MEASURES
 
 LOGS = ROOT / "log_files" / "cifar10_resnet20"
 SIGMAS = ("0.25", "0.50")
-RUNS = [LOGS / measure / f"noise_{sigma}" for measure in MEASURES for sigma in SIGMAS]
+RUNS = [LOGS / measure / f"noise_{sigma}" for measure in SOFT_MEASURES for sigma in SIGMAS]
 
 
 @pytest.mark.parametrize("log", [log for run in RUNS for log in (run, Path(f"{run}_dkw"))], ids=str)
@@ -132,9 +132,9 @@ def test_sample_size_table(sigma):
     """One row for each of 20 images, both measures and bands, and every N; DKW never beyond its limit at that N."""
     table = pandas.read_csv(LOGS / f"sample_size_{sigma}.tsv", sep="\t")
     keys = ["idx", "measure", "bound", "N"]
-    assert len(table) == len(table[keys].drop_duplicates()) == 20 * len(MEASURES) * len(BOUNDS) * table.N.nunique()
+    assert len(table) == len(table[keys].drop_duplicates()) == 20 * len(SOFT_MEASURES) * len(BOUNDS) * table.N.nunique()
     assert sorted(table.idx.unique()) == list(range(0, 10000, 500))
-    assert set(table.measure) == set(MEASURES) and set(table.bound) == set(BOUNDS)
+    assert set(table.measure) == set(SOFT_MEASURES) and set(table.bound) == set(BOUNDS)
     assert {1000, 10000, 100000} <= set(table.N)
     dkw = table[(table.bound == "dkw") & (table.measure == "pred_score")]
     for n, rows in dkw.groupby("N"):

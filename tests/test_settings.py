@@ -39,7 +39,8 @@ def settings(folder, *options, **changed):
     found = []
 
     def open_logs(run):
-        found.append(run.settings(program="certify", confidence_measure=run.args.confidence_measure[0]))
+        found.append(run.settings(program="certify", confidence_measure=run.args.confidence_measure[0],
+                                  settle=None, looks=None))
         return []
 
     with (patch("job.run.load_checkpoint", lambda path, dataset: (tiny_network(), {"arch": "tiny"})),

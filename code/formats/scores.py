@@ -58,6 +58,8 @@ def parse_scores(path: str, data: bytes, spec: CertificateSpec) -> np.ndarray:
                  & (mean >= order[:, 0] - 1e-9) & (mean <= order[:, -1] + 1e-9)
                  & (order[:, 0] >= spec.measure.score_min) & (order[:, -1] <= spec.measure.score_max)
                  & (order[:, 1:] >= order[:, :-1]).all(1))
+    if spec.measure.two_valued:
+        sound &= np.isin(order, (spec.measure.score_min, spec.measure.score_max)).all(1)
     if "n" in dtype.names:
         looks = {(look.spec.n, look.spec.alpha) for look in plan_looks(spec)}
         sound &= np.array([pair in looks for pair in zip(records["n"].tolist(), records["alpha"].tolist(),

@@ -14,12 +14,16 @@ from sampler import PRECISIONS
 def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
                          least_alpha: float = SMALLEST_ALPHA) -> None:
     """Data set, network, noise, and what fixes the samples; least_n, least_alpha: of the program's statistics."""
-    parser.add_argument("dataset", choices=datasets.DATASETS)
-    parser.add_argument("base_classifier", help="checkpoint of a network (see train.py)")
+    parser.add_argument("dataset", help=f"{', '.join(datasets.DATASETS)}, or FILE.py:NAME, a function in your own file "
+                                        "that returns the data set of a split (see docs/own_network.md)")
+    parser.add_argument("base_classifier", help="checkpoint of a network (see train.py), or FILE.py:NAME, a function "
+                                                "that returns a torch module from pixels in [0, 1] to logits")
     parser.add_argument("sigma", type=float,
                         help=f"standard deviation of the noise, pixels in [0, 1]; {SMALLEST_SIGMA} to "
                              f"{LARGEST_INTEGER_SIGMA:g} (no upper limit with --noise float)")
     parser.add_argument("outfile", help="the log; the same command resumes a run that was stopped")
+    parser.add_argument("--arch", help="torchvision:NAME if BASE_CLASSIFIER is a plain state_dict of that network of "
+                                       "torchvision (default: the checkpoint's own)")
     parser.add_argument("--batch", type=int, default=1000,
                         help="samples of a forward pass, 1 or more (on a CPU: at most; default: %(default)s)")
     parser.add_argument("--skip", type=int, default=1,
@@ -80,6 +84,7 @@ def check_noise_options(args: argparse.Namespace) -> None:
 
 def check_sampling_options(args: argparse.Namespace) -> None:
     """Raise InputError for a value that no run can use."""
+    datasets.check_dataset_name(args.dataset)
     check_noise_options(args)
     for name in ("batch", "skip", "N0", "N"):
         if getattr(args, name) < 1:

@@ -4,19 +4,29 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from architectures import file_sha256, load_checkpoint
+from architectures import (
+    count_classes,
+    file_sha256,
+    load_checkpoint,
+    load_torchvision,
+    load_user_network,
+    weights_sha256,
+)
 from core import NonFiniteScores
-from datasets import INFO, open_images
+from datasets import open_images
+from errors import InputError
 from job.output import ResumableLog
 from job.settings import settings_of, start_of_run
 from job.worker import Worker
 from noise import make_noise
-from sampler import choose_device, slow_choices
+from sampler import BadNetwork, choose_device, slow_choices
+from user_code import file_of, is_user_code
 
 STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
 
@@ -42,7 +52,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, check: Callable, open_logs: Callable[["Run"], Iterable[ResumableLog]]):
         self.args, self._check, self._open_logs = args, check, open_logs
         self.worker, self.logs, self.todo, self.prepared = Worker.from_environment(), [], [], None
-        self._without_row, self._samples = [], []
+        self._without_row, self._samples, self._weights = [], [], None
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -54,14 +64,18 @@ class Run:
                     self.logs.append(stack.enter_context(closing(log)))
                 self.todo = [i for i in self._indices if any(i not in log.done for log in self.logs)]
                 self._begin_logs()
-            self.todo, self.prepared = self.worker.share((self.todo, self.prepared))
+            self.todo, self.prepared, weights = self.worker.share((self.todo, self.prepared, self._weights))
             if not self.worker.first:
                 self._load()
+            if self._weights != weights:
+                raise InputError(f"{self.args.base_classifier}: its weights differ from process to process")
             self._context = stack.pop_all()
         return self
 
-    def __exit__(self, *error) -> None:
-        self._context.__exit__(*error)
+    def __exit__(self, kind, error, trace) -> None:
+        self._context.__exit__(kind, error, trace)
+        if isinstance(error, BadNetwork):
+            raise InputError(f"{self.args.base_classifier}: {error}") from None
 
     @property
     def status(self) -> int:
@@ -71,7 +85,16 @@ class Run:
     def settings(self, **known) -> dict:
         """What a row of this run depends on."""
         return settings_of(self.args, arch=self._checkpoint["arch"], device_type=self.device.type,
-                           checkpoint_sha256=file_sha256(self.args.base_classifier), delta=self._delta(), **known)
+                           checkpoint_sha256=file_sha256(file_of(self.args.base_classifier)),
+                           weights_sha256=self._weights, delta=self._delta(), **self._own_data, **known)
+
+    @cached_property
+    def _own_data(self) -> dict:
+        """The settings that only the user's own data set has."""
+        if not is_user_code(self.args.dataset):
+            return {}
+        return {"dataset_file_sha256": file_sha256(file_of(self.args.dataset)),
+                "images_sha256": self.images.fingerprint()}
 
     def _delta(self) -> float:
         """CertificateSpec.delta for the images of this run: programs that read its log see no image."""
@@ -126,9 +149,19 @@ class Run:
         self.device = choose_device(self.worker.device_name(args.device))
         if self.device.index is not None:  # or CUDA graphs would take memory on GPU 0 as well
             torch.cuda.set_device(self.device)
-        self.network, self._checkpoint = load_checkpoint(args.base_classifier, args.dataset)
+        self.network, self._checkpoint = self._load_network()
         self.images, self._indices = open_images(args.dataset, args.split, args.skip, args.max)
-        self.num_classes = INFO[args.dataset].num_classes
+        self.num_classes = count_classes(args.base_classifier, self.network, self.images.load(0)[0])
+        self._weights = weights_sha256(self.network)
+
+    def _load_network(self) -> tuple[torch.nn.Module, dict]:
+        """The network, and what is known of it: `arch`, and all else that its checkpoint holds. Raises InputError."""
+        name, arch, dataset = self.args.base_classifier, self.args.arch, self.args.dataset
+        if is_user_code(name):
+            if arch is not None:
+                raise InputError("--arch belongs to a file of weights, not to FILE.py:NAME")
+            return load_user_network(name), {"arch": name}
+        return load_checkpoint(name, dataset) if arch is None else load_torchvision(name, arch, dataset)
 
     def _begin_logs(self) -> None:
         if not self.todo:

@@ -1,0 +1,397 @@
+"""FILE.py:NAME and --arch torchvision:NAME: what runs, what is recorded, and what is refused."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from certify_runs import call_program, certify, contents
+from helpers import CODE, DEMO_CHECKPOINT, assert_refused, read_rows, run_program, without_time
+from PIL import Image
+
+import user_code
+from architectures import Normalize, load_torchvision, load_user_network, weights_sha256
+from core import Smooth
+from datasets import INFO, open_images
+from errors import InputError
+from user_code import file_of, is_user_code
+
+OWN = """
+import torch
+from torch.utils.data import Dataset
+
+class Images(Dataset):
+    def __len__(self):
+        return 6
+    def image(self, index):
+        return torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
+    def label(self, index):
+        return index % 4
+    def __getitem__(self, index):
+        return self.image(index), self.label(index)
+
+def images(split):
+    return Images()
+
+def network():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(192, 4)
+    linear.weight.data *= 20
+    return torch.nn.Sequential(torch.nn.Flatten(), linear)
+"""
+OPTIONS = ("--N0", 8, "--N", 60, "--device", "cpu")
+
+
+def own_file(folder, more="", name="own.py"):
+    """A file of the user's own, with `more` at its end."""
+    path = Path(folder) / name
+    path.write_text(OWN + more)
+    user_code._module.cache_clear()  # a process reads a file once, and a test may write it twice
+    return path
+
+
+def run(file, out, *options, images="images", network="network", program="code/certify.py"):
+    return call_program(program, f"{file}:{images}", f"{file}:{network}", 0.25, out, *OPTIONS, *options)
+
+
+def settings_in(log):
+    return json.loads(Path(f"{log}.json").read_text())["settings"]
+
+
+def overridden(method):
+    """A data set with another image or label method, as `images`."""
+    return f"\nclass Other(Images):\n    {method}\ndef images(split):\n    return Other()\n"
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+def test_forms():
+    assert is_user_code("a.py:f") and is_user_code("dir.py/b c.py:_name1") and file_of("x/a.py:f") == "x/a.py"
+    for text in ("cifar10", "a.py", "a.py:", ".py:f", "a.py:1f", "a.py:f.g", "a.txt:f"):
+        assert not is_user_code(text) and file_of(text) == text
+
+
+def test_rows_are_those_of_smooth(tmp_path):
+    """Certified from the command line, and by Smooth with the same module and images."""
+    file = own_file(tmp_path)
+    result = run(file, tmp_path / "log", "--skip", 2)
+    assert result.returncode == 0, result.stderr
+    rows = read_rows(tmp_path / "log")
+    assert [(row["idx"], row["label"]) for row in rows] == [("0", "0"), ("2", "2"), ("4", "0")]
+    smooth = Smooth(load_user_network(f"{file}:network"), 4, 0.25, device="cpu", early_abstain=True)
+    images, indices = open_images(f"{file}:images", "test", 2)
+    assert (images.size, list(indices)) == (6, [0, 2, 4])
+    for row in rows:
+        x, _ = images.load(int(row["idx"]))
+        found = smooth.certify(x, 8, 60, 0.001, 1000, index=int(row["idx"]))
+        assert int(row["predict"]) == found.prediction
+        assert float(row["exp_cdf_00"]) == pytest.approx(found.exp_cdf[0], rel=1e-7)
+
+
+def test_what_is_recorded_and_resumed(tmp_path):
+    """A run that is repeated resumes; the record holds four sums, and file_sha256 is of the Python file."""
+    file = own_file(tmp_path)
+    assert run(file, tmp_path / "log", "--max", 3).returncode == 0
+    assert run(file, tmp_path / "log").returncode == 0
+    assert run(file, tmp_path / "whole").returncode == 0
+    assert without_time(read_rows(tmp_path / "log")) == without_time(read_rows(tmp_path / "whole"))
+    settings = settings_in(tmp_path / "log")
+    assert settings["arch"] == f"{file}:network" and settings["dataset"] == f"{file}:images"
+    assert settings["weights_sha256"] == weights_sha256(load_user_network(f"{file}:network"))
+    assert settings["checkpoint_sha256"] == settings["dataset_file_sha256"] != settings["images_sha256"]
+
+
+def test_predict_and_visualize(tmp_path):
+    file = own_file(tmp_path)
+    result = run(file, tmp_path / "table", program="code/predict.py")
+    assert result.returncode == 0, result.stderr
+    assert len((tmp_path / "table").read_text().splitlines()) == 7
+    result = call_program("code/visualize.py", f"{file}:images", tmp_path, 1, 0.0, "--scale", 1)
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "1_0.png") as picture:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    assert torch.equal(pixels.float() / 255, open_images(f"{file}:images", "test")[0].load(1)[0])
+
+
+def test_a_module_beside_the_file(tmp_path):
+    """It is imported, but never in place of one of the program's own modules."""
+    (tmp_path / "beside_own_file.py").write_text("CLASSES = 4\n")
+    (tmp_path / "noise.py").write_text("raise SystemExit('the wrong module')\n")
+    file = own_file(tmp_path, "\nimport noise\nfrom beside_own_file import CLASSES\nassert noise.NOISES and CLASSES\n")
+    assert run(file, tmp_path / "log", "--max", 1).returncode == 0
+
+
+def test_ranks_of_torchrun(tmp_path):
+    """Two processes share the images. Weights that differ from process to process would mix two networks in one log."""
+    def torchrun(file, out):
+        return run_program("-m", "torch.distributed.run", "--nproc_per_node=2", "--", "code/certify.py",
+                           f"{file}:images", f"{file}:network", 0.25, out, *OPTIONS, env={"OMP_NUM_THREADS": 1})
+    file = own_file(tmp_path)
+    assert torchrun(file, tmp_path / "two").returncode == 0
+    assert run(file, tmp_path / "one").returncode == 0
+    assert without_time(read_rows(tmp_path / "two")) == without_time(read_rows(tmp_path / "one"))
+    file = own_file(tmp_path, "\ndef network():\n    torch.seed()\n    return torch.nn.Sequential(torch.nn.Flatten(), "
+                              "torch.nn.Linear(192, 4))\n", "random.py")
+    result = torchrun(file, tmp_path / "random")
+    assert result.returncode != 0 and "differ from process to process" in result.stderr
+
+
+# --- images of every kind ---------------------------------------------------------------------------------------------
+
+PIXELS = torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+KINDS = {"uint8": "images.image(0)", "float": "images.image(0) / 255", "double": "images.image(0).double() / 255",
+         "PIL": "Image.fromarray(images.image(0).permute(1, 2, 0).numpy())"}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("label", ["3", "torch.tensor(3)", "np.int64(3)", "np.uint8(3)"])
+def test_kinds_of_images_and_labels(kind, label, tmp_path):
+    """All become the same float32 tensor and int."""
+    file = own_file(tmp_path, f"\nimport numpy as np\nfrom PIL import Image\ndef own(split):\n    images = Images()\n"
+                              f"    return [({kind}, {label})]\n")
+    x, found = open_images(f"{file}:own", "test")[0].load(0)
+    assert x.dtype == torch.float32 and torch.equal(x, PIXELS.float() / 255)
+    assert type(found) is int and found == 3
+
+
+def test_a_grey_image(tmp_path):
+    file = own_file(tmp_path, "\nfrom PIL import Image\n"
+                              "def own(split):\n    return [(Image.new('L', (5, 4), 51), 0)]\n")
+    assert torch.equal(open_images(f"{file}:own", "test")[0].load(0)[0], torch.full((1, 4, 5), 0.2))
+
+
+def test_fingerprint(tmp_path):
+    """It covers the first 32 images and every label, and takes labels from `targets`, if any, without the images."""
+    def fingerprint(more):
+        return open_images(f"{own_file(tmp_path, more)}:own", "test")[0].fingerprint()
+
+    def data(image="torch.zeros(1, 2, 2)", label="i", body=""):
+        return (f"\nclass Own(Dataset):\n    def __len__(self):\n        return 40\n    def __getitem__(self, i):\n"
+                f"        return {image}, {label}\n    {body}\ndef own(split):\n    return Own()\n")
+
+    plain = fingerprint(data())
+    assert plain == fingerprint(data())
+    assert plain != fingerprint(data(image="torch.full((1, 2, 2), float(i == 31))"))
+    assert plain == fingerprint(data(image="torch.full((1, 2, 2), float(i == 32))"))
+    assert plain != fingerprint(data(label="i + (i == 39)"))
+    assert plain == fingerprint(data(image="torch.zeros(1, 2, 2) if i < 32 else 1 / 0", body="targets = range(40)"))
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "another type of network": ("\ndef network():\n    return lambda x: x\n", ["network", "torch.nn.Module"]),
+    "no number": ("\nnetwork = 3\n", ["no function network"]),
+    "not logits": ("\ndef network():\n    return torch.nn.Identity()\n", ["[1, 3, 8, 8]", "logits"]),
+    "one class": ("\ndef network():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 1))\n",
+                  ["[1, 1]", "two classes"]),
+    "classes that change": ("\nclass Changing(torch.nn.Module):\n    def forward(self, x):\n        return x.flatten(1)"
+                            "[:, :4 if len(x) == 1 else 5]\ndef network():\n    return Changing()\n",
+                            ["5 classes, not 4"]),
+    "rows that are missing": ("\nclass Mean(torch.nn.Module):\n    def forward(self, x):\n        return x.flatten(1)"
+                              ".mean(0, keepdim=True)\ndef network():\n    return Mean()\n", ["one row each"]),
+    "statistics of a batch": ("\ndef network():\n    return torch.nn.Sequential(torch.nn.BatchNorm2d(3, "
+                              "track_running_stats=False), torch.nn.Flatten())\n", ["BatchNorm"]),
+    "no data set": ("\ndef images(split):\n    return iter([])\n", ["map-style"]),
+    "no image": ("\ndef images(split):\n    return []\n", ["no image"]),
+    "no pair": (overridden("def __getitem__(self, i): return {'image': 1}"), ["dict", "(image, label)"]),
+    "too bright": (overridden("def image(self, i): return torch.full((3, 8, 8), 1.5)"), ["outside [0, 1]"]),
+    "normalised": (overridden("def image(self, i): return torch.randn(3, 8, 8)"), ["outside [0, 1]"]),
+    "NaN": (overridden("def image(self, i): return torch.full((3, 8, 8), torch.nan)"), ["outside [0, 1]"]),
+    "integers": (overridden("def image(self, i): return torch.ones(3, 8, 8, dtype=torch.int64)"), ["int64"]),
+    "a NumPy array": (overridden("def image(self, i): return super().image(i).numpy()"), ["ndarray"]),
+    "a batch": (overridden("def image(self, i): return torch.ones(1, 3, 8, 8)"), ["[1, 3, 8, 8]"]),
+    "sizes": (overridden("def image(self, i): return torch.ones(3, 8, 8 + (i == 5))"), ["image 5", "[3, 8, 9]"]),
+    "off the grid": (overridden("def image(self, i): return torch.full((3, 8, 8), 0.3)"), ["--round_images"]),
+    "labels by name": (overridden("def label(self, i): return 'cat'"), ["label 0", "'cat'"]),
+    "float labels": (overridden("def label(self, i): return 1.0"), ["label 0", "1.0"]),
+    "a truth": (overridden("def label(self, i): return True"), ["label 0", "True"]),
+    "a truth in a tensor": (overridden("def label(self, i): return torch.tensor(True)"), ["label 0", "True"]),
+    "one-hot labels": (overridden("def label(self, i): return torch.tensor([0, 1])"), ["label 0"]),
+    "a negative label": (overridden("def label(self, i): return -1"), ["label 0", "-1"]),
+    "a huge label": (overridden("def label(self, i): return 2 ** 63"), ["label 0"]),
+    "a late label": (overridden("def label(self, i): return None if i == 5 else 0"), ["label 5", "None"]),
+}
+
+
+@pytest.mark.parametrize("more, words", REFUSED.values(), ids=REFUSED)
+def test_refused(more, words, tmp_path):
+    """One clear line and exit status 2."""
+    result = run(own_file(tmp_path, more), tmp_path / "out" / "log")
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    line = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(line) == 1
+    for word in words:
+        assert word in line[0]
+
+
+@pytest.mark.parametrize("dataset, network, word", [
+    ("{}:images", "{}:nothing", "no function nothing"), ("{}:nothing", "{}:network", "no function nothing"),
+    ("{}:images", "none.py:network", "none.py: no such file"), ("none.py:images", "{}:network", "no such file"),
+    ("{}", "{}:network", "unknown data set"), ("mnist", "{}:network", "choose from cifar10, imagenet, FILE.py:NAME"),
+    ("{}:images", "{}", "not a checkpoint"), ("{}:images", DEMO_CHECKPOINT, "RuntimeError")])
+def test_names(dataset, network, word, tmp_path):
+    """What is not there, or of another form; the last one is a network for larger images."""
+    file = own_file(tmp_path)
+    result = call_program("code/certify.py", str(dataset).format(file), str(network).format(file), 0.25,
+                          tmp_path / "log", *OPTIONS)
+    assert_refused(result, word)
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("more", [
+    "\n1 / 0\n", "\ndef network():\n    return 1 / 0\n", "\ndef images(split):\n    return 1 / 0\n",
+    overridden("def image(self, i): return super().image(i // (i != 4))"),
+    overridden("def __len__(self): return 1 / 0"),
+    "\nclass Broken(torch.nn.Module):\n    def forward(self, x):\n        return 1 / 0\ndef network():\n"
+    "    return Broken()\n"])
+def test_errors_in_the_file(more, tmp_path):
+    """They are the user's to mend: the traceback shows the line, and the last line names the argument."""
+    file = own_file(tmp_path, more)
+    result = run(file, tmp_path / "log")
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr and f'File "{file.resolve()}"' in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {file}") and "ZeroDivisionError" in last
+
+
+CHANGES = {
+    "weights": ("linear.weight.data *= 20", "linear.weight.data *= 21", "BASE_CLASSIFIER's weights"),
+    "file alone": ("return index % 4", "return index  % 4", "DATASET's file"),
+    "a label": ("return index % 4", "return index % 4 + (index == 5)", "DATASET's images"),
+    "an image": ("manual_seed(index)", "manual_seed(index + (index == 5))", "DATASET's images"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_network_or_other_data_do_not_resume(change, tmp_path):
+    """The record names what differs; nothing is changed. Only the weights differ if only they do."""
+    file = own_file(tmp_path)
+    assert run(file, tmp_path / "log", "--max", 2).returncode == 0
+    old, new, word = CHANGES[change]
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+    user_code._module.cache_clear()
+    before = contents(tmp_path)
+    result = run(file, tmp_path / "log")
+    assert_refused(result, word, "--overwrite")
+    assert ("weights" in result.stderr) == (change == "weights")
+    assert ("images (" in result.stderr) == (change in ("a label", "an image"))
+    assert contents(tmp_path) == before
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+def test_weights_sha256():
+    """Names, shapes, types and bytes count, and the order of the names does not."""
+    def module(**tensors):
+        network = torch.nn.Module()
+        for name, value in tensors.items():
+            network.register_buffer(name, value)
+        return weights_sha256(network)
+
+    one, two = torch.arange(6.0), torch.tensor(2)
+    plain = module(a=one, b=two)
+    assert plain == module(b=two, a=one.clone())
+    others = [module(a=one, c=two), module(a=one.view(2, 3), b=two), module(a=one.double(), b=two),
+              module(a=one.view(torch.int32), b=two), module(a=one + (one == 5) * 1e-6, b=two), module(a=one)]
+    assert len({plain, *others}) == 7
+    assert module(a=one.bfloat16()) != module(a=one.half()) and module(a=torch.zeros(0))
+    assert module(a=torch.tensor(True)) != module(a=torch.tensor(False))
+    assert module(a=torch.arange(6.0).view(2, 3).T) == module(a=torch.tensor([[0.0, 3], [1, 4], [2, 5]]))
+
+
+# --- torchvision ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory):
+    """A state_dict file of a random ResNet-18 for CIFAR-10, and the network."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torchvision.models.resnet18(num_classes=10).eval()
+    path = tmp_path_factory.mktemp("torchvision") / "resnet18.pth"
+    torch.save(network.state_dict(), path)
+    return path, network
+
+
+def test_torchvision_network(resnet18, tmp_path):
+    """The network of the file behind the data set's normalisation; keys of DataParallel are the same."""
+    path, expected = resnet18
+    x, info = torch.rand(2, 3, 32, 32), INFO["cifar10"]
+    torch.save({f"module.{key}": value for key, value in expected.state_dict().items()}, tmp_path / "parallel.pth")
+    for file in (path, tmp_path / "parallel.pth"):
+        network, checkpoint = load_torchvision(str(file), "torchvision:resnet18", "cifar10")
+        assert checkpoint == {"arch": "torchvision:resnet18"} and not network.training
+        with torch.no_grad():
+            assert torch.equal(network(x), expected(Normalize(info.mean, info.std)(x)))
+
+
+def test_torchvision_run(resnet18, tmp_path):
+    path, _ = resnet18
+    command = ("cifar10", path, 0.25, tmp_path / "log", *OPTIONS, "--skip", 20, "--max", 21)
+    result = certify(*command, "--arch", "torchvision:resnet18", network="real")
+    assert result.returncode == 0, result.stderr
+    assert settings_in(tmp_path / "log")["arch"] == "torchvision:resnet18" and len(read_rows(tmp_path / "log")) == 2
+    assert_refused(certify(*command, "--arch", "torchvision:resnet34", network="real"), "does not fit")
+
+
+def test_torchvision_refusals(resnet18, tmp_path):
+    path, _ = resnet18
+    torch.save([1], tmp_path / "list")
+    for file, arch, dataset, word in (
+            (path, "resnet18", "cifar10", "torchvision:NAME"),
+            (path, "torchvision:none", "cifar10", "torchvision:NAME"),
+            (path, "torchvision:fasterrcnn_resnet50_fpn", "cifar10", "torchvision:NAME"),
+            (path, "torchvision:resnet18", "imagenet", "fc.weight is [10, 512], not [1000, 512]"),
+            (path, "torchvision:resnet18", "own.py:images", "normalisation"),
+            (tmp_path / "list", "torchvision:resnet18", "cifar10", "not a state_dict"),
+            (tmp_path / "none", "torchvision:resnet18", "cifar10", "no such checkpoint")):
+        with pytest.raises(InputError) as refusal:
+            load_torchvision(str(file), arch, dataset)
+        assert word in str(refusal.value)
+    file = own_file(tmp_path)
+    assert_refused(run(file, tmp_path / "log", "--arch", "torchvision:resnet18"), "--arch")
+
+
+# --- examples ---------------------------------------------------------------------------------------------------------
+
+def example(*args, out, **env):
+    return run_program("code/certify.py", *args, 0.25, out, *OPTIONS, "--max", 1, env={"OMP_NUM_THREADS": 1, **env})
+
+
+def test_example_denoised(tmp_path):
+    """The untrained denoiser is the identity: the row is that of the bundled classifier alone."""
+    result = example("cifar10", "examples/cifar10_denoised.py:network", out=tmp_path / "denoised")
+    assert result.returncode == 0, result.stderr
+    assert certify("cifar10", DEMO_CHECKPOINT, 0.25, tmp_path / "plain", *OPTIONS, "--max", 1,
+                   network="real").returncode == 0
+    (row,), (expected,) = read_rows(tmp_path / "denoised"), read_rows(tmp_path / "plain")
+    assert row["predict"] == expected["predict"]
+    assert float(row["exp_cdf_00"]) == pytest.approx(float(expected["exp_cdf_00"]), abs=1e-4)
+
+
+def test_example_own_data(tmp_path):
+    """Its first image is the first of the test images, with the same noise: the same row."""
+    assert example("examples/own_data.py:images", DEMO_CHECKPOINT, out=tmp_path / "own").returncode == 0
+    assert certify("cifar10", DEMO_CHECKPOINT, 0.25, tmp_path / "plain", *OPTIONS, "--max", 1,
+                   network="real").returncode == 0
+    assert without_time(read_rows(tmp_path / "own")) == without_time(read_rows(tmp_path / "plain"))
+
+
+def test_example_torchvision(tmp_path):
+    """Its data set and network, on two pictures in class folders."""
+    for name in ("n01", "n02"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.effect_noise((300, 280), 60).convert("RGB").save(tmp_path / "val" / name / "a.png")
+    file = "examples/torchvision_imagenet.py"
+    result = example(f"{file}:images", f"{file}:network", out=tmp_path / "log", IMAGENET_DIR=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(read_rows(tmp_path / "log")) == 1
+    assert settings_in(tmp_path / "log")["delta"] > 0
+
+
+def test_no_torch_is_needed_to_name_code():
+    """user_code loads nothing heavy by itself."""
+    assert "torch" not in (CODE / "user_code.py").read_text()
