@@ -182,8 +182,8 @@ class Certificate:
         if self.thresholds is None:
             return measure.score_max
         total = measure.score_min + measure.score_max
-        mirrored = total - self.thresholds[::-1]
-        return total - float(expected_score_bound(mirrored, spec.upper_band.prob, spec.shift(radius), measure.score_min))
+        mirrored, shift = total - self.thresholds[::-1], spec.shift(radius)
+        return total - float(expected_score_bound(mirrored, spec.upper_band.prob, shift, measure.score_min))
 
     def naive_lower_bound(self, radius: float) -> float:
         """The bound from the mean alone at any radius >= 0, never below score_min."""

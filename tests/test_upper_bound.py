@@ -33,7 +33,7 @@ def most_limit(p, bound="clopper_pearson"):
 @pytest.mark.parametrize("measure", ["pred_score", "margin"])
 @pytest.mark.parametrize("u", [0.5, 1.0, 2.5])
 def test_half_space(u, measure, bound):
-    """The best shift leads straight away from the hyperplane: P(class 0) = Phi(u + R / sigma). It holds and is tight."""
+    """The best shift leads straight away from the hyperplane: P(class 0) = Phi(u + R / sigma). Holds and is tight."""
     certificate = certified(half_space, u, measure, bound)
     low, width = MEASURES[measure].score_min, MEASURES[measure].range
     truth, most = (low + width * ndtr(ndtri(p) + SHIFTS) for p in (ndtr(u), most_limit(ndtr(u), bound)))
