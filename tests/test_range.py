@@ -123,3 +123,57 @@ def test_damaged_ranges(old, new, reason):
     assert (HEADER + GOOD + ABSTAINED).count(old) == 1
     with pytest.raises(InputError, match=reason):
         parse((HEADER + GOOD + ABSTAINED).replace(old, new))
+
+
+# --- the Brier score --------------------------------------------------------------------------------------------------
+
+def write_log(path, text, **settings):
+    path.write_text(text)
+    path.with_name(path.name + ".json").write_text(json.dumps({"settings": settings, "starts": [{}]}))
+    return path
+
+
+def test_brier_by_hand(tmp_path):
+    """Right: (1 - lower)^2. Wrong: upper^2. An abstention and an image without a row: 1. Printed numbers round up."""
+    wrong = GOOD.replace("0\t3\t3", "40\t4\t3").replace("\t1\t0:", "\t0\t0:")
+    log = write_log(tmp_path / "log", HEADER + GOOD + wrong + ABSTAINED, confidence_measure="pred_score")
+    result = cert_acc("--brier", log, "--format", "csv")
+    assert (result.returncode, result.stderr) == (0, "")
+    header, cells = (line.split(",") for line in result.stdout.splitlines())
+    assert header == ["log", "counted as 1", "R = 0.00", "R = 0.25"] and cells[1] == "1 of 3"
+    exact = [(0.1 ** 2 + 0.95 ** 2 + 1) / 3, (0.5 ** 2 + 0.99 ** 2 + 1) / 3]
+    assert all(value <= float(cell) < value + 1e-4 for value, cell in zip(exact, cells[2:], strict=True))
+    record = json.loads((tmp_path / "log.json").read_text()) | {"non_finite": [60]}
+    (tmp_path / "log.json").write_text(json.dumps(record))
+    cells = cert_acc("--brier", log, "--format", "csv").stdout.splitlines()[1].split(",")
+    assert cells[1] == "2 of 4" and float(cells[2]) == pytest.approx((3 * exact[0] + 1) / 4, abs=1e-4)
+
+
+def test_brier_of_a_run(runs, tmp_path):
+    """It grows with the radius, up to 1 at most; with the bounds of all images it is lower."""
+    found = []
+    for options in ((), ("--no_abstain",)):
+        name = tmp_path / f"log{len(options)}"
+        assert recertify(runs / "pred_score.scores", name, "--range", *options).returncode == 0
+        lines = cert_acc("--brier", name, "--format", "csv").stdout.splitlines()
+        found.append([float(cell) for cell in lines[1].split(",")[2:]])
+    assert found[0] == sorted(found[0]) and found[1] == sorted(found[1]) and found[0][-1] <= 1
+    assert found[1][0] < found[0][0]
+
+
+def test_brier_refusals(runs, tmp_path):
+    """A log of lower bounds alone, one of margin, and options that belong to certified accuracy."""
+    assert_refused(cert_acc("--brier", runs / "pred_score"), "pred_score", "--range")
+    assert recertify(runs / "margin.scores", tmp_path / "margin", "--range").returncode == 0
+    assert_refused(cert_acc("--brier", tmp_path / "margin"), "pred_score")
+    assert_refused(cert_acc("--brier", runs / "pred_score", "--confidence", 0.9), "--brier")
+    for arguments in ((runs / "pred_score",), (runs / "pred_score", "half")):
+        result = cert_acc(*arguments)
+        assert result.returncode == 2 and "SCORE" in result.stderr
+
+
+def test_certified_accuracy_of_a_log_of_ranges(runs, tmp_path):
+    """Upper bounds change nothing for the certified accuracy."""
+    assert recertify(runs / "pred_score.scores", tmp_path / "both", "--range").returncode == 0
+    assert recertify(runs / "pred_score.scores", tmp_path / "half", "--alpha", 0.0005).returncode == 0
+    assert cert_acc(tmp_path / "both", 0.5).stdout == cert_acc(tmp_path / "half", 0.5).stdout

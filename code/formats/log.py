@@ -90,6 +90,18 @@ class Log(RowFile):
         """The fraction of all images that is certified above `score` at each radius, [radii]."""
         return self.certified(score, cdf).sum(0) / self.images
 
+    def certified_brier(self) -> np.ndarray:
+        """The greatest mean over all images of (1{right} - confidence of the predicted class)^2 at each radius, [radii].
+
+        The log must have upper bounds, of pred_score. An image that abstains, or has no row, has no bounds and counts
+        as 1, the worst case.
+        """
+        worst = np.ones((len(self.rows), len(self.radii)))
+        for i, row in enumerate(self.rows):
+            if row.predict != ABSTAIN:
+                worst[i] = np.square(1 - np.array(row.exp_cdf) if row.correct else row.upper_cdf)
+        return (worst.sum(0) + self.missing) / self.images
+
 
 def parse_log(path: str, data: bytes, score_range: tuple[float, float] = (-1.0, 1.0)) -> Log:
     """Parse and check a certification log, which may have no row yet. Raises InputError with file, line and reason."""
