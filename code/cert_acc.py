@@ -10,8 +10,8 @@ certified accuracy over the population that the images are an independent sample
 
 --brier takes logs of `recertify.py --range` and no SCORE. It prints the certified Brier score of the predicted class's
 confidence: the mean over the images of (1 - lower)^2 if the prediction is right, and upper^2 if it is wrong. Each
-image's range holds with probability 1 - alpha, which is all that is claimed. Images that abstain count as 1, the worst case,
-since their rows hold no bounds; `recertify.py --range --no_abstain` writes the bounds of all images.
+image's range holds with probability 1 - alpha, which is all that is claimed. Images that abstain count as 1, the worst
+case, since their rows hold no bounds; `recertify.py --range --no_abstain` writes the bounds of all images.
 """
 import argparse
 import sys

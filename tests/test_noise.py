@@ -20,6 +20,7 @@ from noise import (
     ESTIMATION,
     INDICES,
     LOW_BITS,
+    SEARCH,
     SEEDS,
     SELECTION,
     SPLIT,
@@ -198,7 +199,7 @@ def test_unknown_noise():
 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
-@given(st.integers(0, SEEDS - 1), st.integers(0, INDICES - 1), st.sampled_from([SELECTION, ESTIMATION, ATTACK]))
+@given(st.integers(0, SEEDS - 1), st.integers(0, INDICES - 1), st.sampled_from([SELECTION, ESTIMATION, ATTACK, SEARCH]))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_stream_seed_is_injective(seed, index, stage):
     """The three numbers can be read back from its 32 bits, of which the top one is 1."""
@@ -220,9 +221,9 @@ def test_training_shares_no_stream_with_certification(seed, epoch):
 def test_domains_of_the_streams():
     """2^8 seeds, 2^21 indices (ImageNet's training set has 1,281,167 images); what lies outside is refused."""
     assert stream_seed(0, 0, SELECTION) == 2 ** 31
-    assert stream_seed(SEEDS - 1, INDICES - 1, ATTACK) == 2 ** 32 - 2
+    assert stream_seed(SEEDS - 1, INDICES - 1, SEARCH) == 2 ** 32 - 1
     assert training_seed(TRAINING_SEEDS - 1, TRAINING_EPOCHS - 1) == 2 ** 31 - 1
-    for bad in ((-1, 0, 0), (SEEDS, 0, 0), (0, -1, 0), (0, INDICES, 0), (0, 0, 3), (0, 0, -1)):
+    for bad in ((-1, 0, 0), (SEEDS, 0, 0), (0, -1, 0), (0, INDICES, 0), (0, 0, 4), (0, 0, -1)):
         with pytest.raises(ValueError, match="need 0 <= seed"):
             stream_seed(*bad)
     for bad in ((-1, 0), (TRAINING_SEEDS, 0), (0, -1), (0, TRAINING_EPOCHS)):

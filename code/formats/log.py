@@ -91,7 +91,7 @@ class Log(RowFile):
         return self.certified(score, cdf).sum(0) / self.images
 
     def certified_brier(self) -> np.ndarray:
-        """The greatest mean over all images of (1{right} - confidence of the predicted class)^2 at each radius, [radii].
+        """The greatest mean of (1{right} - confidence of the predicted class)^2 at each radius, [radii].
 
         The log must have upper bounds, of pred_score. An image that abstains, or has no row, has no bounds and counts
         as 1, the worst case.

@@ -20,6 +20,7 @@ SETTINGS = {
     "precision": "--precision", "skip": "--skip", "device_type": "--device",
     "confidence_measure": "--confidence_measure", "bound": "--bound", "radii": "--radii", "weights": "--weights",
     "settle": "--settle", "looks": "--settle", "side_alpha": "--range",
+    "log_sha256": "LOG", "steps": "--steps", "draws": "--draws", "clip": "--clip",
     "save_scores": "--save_scores", "no_abstain": "--no_abstain", "score": "--score", "scores_sha256": "SCORES",
     "noise": "--noise", "round_images": "--round_images", "delta": "--noise or the images' size",
     "post_hoc": "--bound, --weights or --alpha",
