@@ -339,3 +339,18 @@ def test_float_noise_shifts_by_the_sigma_it_draws():
     exact = norm.cdf(norm.ppf(spec.band.prob[0]) - 3 * sigma / float(np.float32(sigma)))
     assert bound <= exact and exact - bound < 1e-11
     assert norm.cdf(norm.ppf(spec.band.prob[0]) - 3.0) - bound > 1e-9
+
+
+def test_points_outside_the_pixels():
+    """With a reach, integers outside 0 ... 255 are taken as they are, with the very noise of those inside."""
+    point = torch.tensor([-300.0, 0.0, 255.0, 25_755.0]).div(255).view(1, 2, 2)
+    with pytest.raises(InputError, match="multiples of 1/255"):
+        make_noise("integer", 0.25, CPU).start(point)
+    noise = make_noise("integer", 0.25, CPU, reach=25_500)
+    assert noise.start(point).flatten().tolist() == [-300, 0, 255, 25_755]
+    drawn = []
+    for image in (point, torch.zeros_like(point)):
+        out = torch.empty(8, 1, 2, 2)
+        noise.fill(out, noise.start(image), torch.Generator().manual_seed(0))
+        drawn.append((out.double() * 255).round().long())
+    assert torch.equal(drawn[0] - drawn[1], torch.tensor([-300, 0, 255, 25_755]).view(1, 1, 2, 2).expand(8, 1, 2, 2))
