@@ -7,6 +7,9 @@ atoms too; two_valued_band takes the place of the first if a score has two value
 expected_score_bound; from the mean alone, naive_bound. Everything is in float64, and every approximation falls on the
 safe side.
 
+From above: a band of the mirrored score, score_min + score_max - score, whose order statistic at rank n + 1 - r is the
+mirror image of X_(r), bounds the mirrored expectation from below, and so the expectation itself from above.
+
 n: number of samples, alpha: error probability, eta: error probability of a limit of weight 1, shift: radius / sigma.
 """
 from dataclasses import dataclass
@@ -132,15 +135,21 @@ def failure_probability(n: int, ranks: np.ndarray, prob: np.ndarray) -> float:
     return min(failure * (1 + 1e-6), 1.0)  # 1e-6: more than the rounding of the logarithms above, for n up to LARGEST_N
 
 
+def mirrored_ranks(n: int, ranks: np.ndarray) -> np.ndarray:
+    """n + 1 - r, increasing: the ranks that the order statistics at `ranks` have among the mirrored scores."""
+    return n + 1 - ranks[::-1]
+
+
 @lru_cache
 def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of: str | None = None,
-                        intervals: int = 1000) -> float:
+                        intervals: int = 1000, mirrored: bool = False) -> float:
     """The largest eta at which the limits of levels eta w_j hold at all ranks at once with probability 1 - alpha.
 
     Calibrated exactly: a root of failure_probability between alpha / sum w (Bonferroni) and alpha / max w, and there
     the end of the bracket that is safe.
     """
     ranks = clopper_pearson_ranks(n, ranks_of or weights, intervals)
+    ranks = mirrored_ranks(n, ranks) if mirrored else ranks
     each = limit_weights(ranks, weights)
     lowest, highest = alpha / each.sum(), alpha / each.max()
     if len(ranks) == 1:
@@ -160,19 +169,21 @@ def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of
 
 
 def clopper_pearson_band(n: int, alpha: float, eta: float | None = None, weights: str = "falling",
-                         ranks_of: str | None = None) -> Band:
+                         ranks_of: str | None = None, mirrored: bool = False) -> Band:
     """Clopper-Pearson limits of levels eta w_j, calibrated to hold at all ranks at once with probability 1 - alpha.
 
-    n >= 1, 1e-100 <= alpha < 1; weights, ranks_of: the weights, and those whose ranks are used (default: the same).
+    n >= 1, 1e-100 <= alpha < 1; weights, ranks_of: the weights, and those whose ranks are used (default: the same);
+    mirrored: for the mirrored scores, at the mirrored ranks, so that it needs no order statistics but those.
     p_j falls with j by itself, since the limit falls with the rank and with its level, and w_j does not rise. Pass the
     eta of an earlier call with the same arguments to save most of its 2 seconds: it is checked, and calibrated again if
     it is not safe.
     """
     _check(n, alpha)
     ranks = clopper_pearson_ranks(n, ranks_of or weights)
+    ranks = mirrored_ranks(n, ranks) if mirrored else ranks
     each = limit_weights(ranks, weights)
     if eta is None or not _is_safe(eta, n, alpha, ranks, each):
-        eta = clopper_pearson_eta(n, alpha, weights, ranks_of)
+        eta = clopper_pearson_eta(n, alpha, weights, ranks_of, mirrored=mirrored)
     return Band(ranks, _limits(n, ranks, eta * each), eta)
 
 

@@ -3,9 +3,15 @@
     python cert_acc.py LOG_FILE SCORE
     python cert_acc.py LOG_FILE SCORE --confidence 0.99
     python cert_acc.py LOG_FILE LOG_FILE ... SCORE --format markdown
+    python cert_acc.py --brier LOG_FILE
 
 With one log and no option it prints what the paper's own cert_acc.py prints. --confidence gives lower limits on the
 certified accuracy over the population that the images are an independent sample of, one radius at a time.
+
+--brier takes logs of `recertify.py --range` and no SCORE. It prints the certified Brier score of the predicted class's
+confidence: the mean over the images of (1 - lower)^2 if the prediction is right, and upper^2 if it is wrong. Each
+image's range holds with probability 1 - alpha, which is all that is claimed. Images that abstain count as 1, the worst
+case, since their rows hold no bounds; `recertify.py --range --no_abstain` writes the bounds of all images.
 """
 import argparse
 import sys
@@ -13,6 +19,7 @@ import sys
 import numpy as np
 
 from bounds import population_limit
+from certificate import ABSTAIN
 from errors import InputError, run
 from formats.log import Log, read_recorded_log
 from formats.record import report_settled
@@ -24,8 +31,12 @@ NAMES = {True: "using cdf bound", False: "without cdf bound"}
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log_file", nargs="+", help="logs of certify.py or recertify.py, or the paper's")
-    parser.add_argument("score", type=float, help="certified: the bound on the expected score is strictly above it")
+    parser.usage = "%(prog)s [options] LOG_FILE [LOG_FILE ...] SCORE\n       %(prog)s [options] --brier LOG_FILE ..."
+    parser.add_argument("log_file", nargs="+", metavar="LOG_FILE ... SCORE",
+                        help="logs of certify.py or recertify.py, or the paper's; certified: the bound on the expected "
+                             "score is strictly above SCORE")
+    parser.add_argument("--brier", action="store_true",
+                        help="the certified Brier score instead, of logs of recertify.py --range of pred_score")
     parser.add_argument("--confidence", type=float,
                         help="add lower limits at this confidence on the population's certified accuracy, strictly "
                              "between 0 and 1 (default: none)")
@@ -34,12 +45,23 @@ def parse_arguments() -> argparse.Namespace:
                              "record has a smaller one, this one counts (default: the record's)")
     parser.add_argument("--format", choices=FORMATS,
                         help="print one table (default: the paper's report of a single log, else text)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.brier:
+        *args.log_file, score = args.log_file
+        if not args.log_file:
+            parser.error("LOG_FILE and SCORE are needed")
+        try:
+            args.score = float(score)
+        except ValueError:
+            parser.error(f"SCORE must be a number, not {score!r}")
+    return args
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise InputError for values that have no meaning."""
-    if not np.isfinite(args.score):
+    if args.brier and (args.confidence is not None or args.alpha is not None):
+        raise InputError("--confidence and --alpha are for certified accuracy, not for --brier")
+    if not args.brier and not np.isfinite(args.score):
         raise InputError(f"SCORE must be a finite number, not {args.score}")
     for name in ("confidence", "alpha"):
         value = getattr(args, name)
@@ -92,6 +114,22 @@ def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
     return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), args.format or "text")
 
 
+def brier_table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
+    """One table of the certified Brier scores, rounded up. Raises InputError for a log that has none."""
+    import pandas  # only here: a report needs none
+
+    rows = []
+    for path, (log, settings) in logs.items():
+        if not log.has_upper or settings.get("confidence_measure") != "pred_score":
+            raise InputError(f"{path}: the Brier score needs a log that recertify.py --range wrote, of pred_score")
+        scores = zip(log.radii, np.ceil(log.certified_brier() * 1e4) / 1e4, strict=True)
+        abstained = sum(row.predict == ABSTAIN for row in log.rows) + log.missing
+        rows.append({"log": path, "counted as 1": f"{abstained} of {log.images}"} | {
+            radius: f"{score:.4f}" for radius, score in scores})
+    frame = pandas.DataFrame(rows).set_index(["log", "counted as 1"]).sort_index(axis=1)
+    return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), args.format or "text")
+
+
 def main() -> None:
     args = parse_arguments()
     check_arguments(args)
@@ -100,8 +138,11 @@ def main() -> None:
         report_flaws(log)
         if args.confidence is not None:
             report_post_hoc(path, settings)
-        report_settled(path, settings, [args.score])
-    if len(logs) == 1 and args.format is None and args.confidence is None:
+        if not args.brier:
+            report_settled(path, settings, [args.score])
+    if args.brier:
+        print(brier_table(args, logs), end="")
+    elif len(logs) == 1 and args.format is None and args.confidence is None:
         print_reference_report(next(iter(logs.values()))[0], args.score)
     else:
         print(table(args, logs), end="")

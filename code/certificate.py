@@ -1,4 +1,8 @@
-"""From order statistics to certificates: lower bounds on the expected score at every radius, and certified radii."""
+"""From order statistics to certificates: bounds on the expected score at every radius, and certified radii.
+
+The lower bounds of a certificate hold together with probability 1 - alpha, and so do its upper bounds: for both at once
+with probability 1 - alpha, certify at alpha / 2.
+"""
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
@@ -10,8 +14,10 @@ from bounds import (
     clopper_pearson_band,
     clopper_pearson_ranks,
     dkw_band,
+    dkw_ranks,
     expected_score_bound,
     hoeffding_lower,
+    mirrored_ranks,
     naive_bound,
     shifted_probability,
     two_valued_band,
@@ -59,6 +65,12 @@ class CertificateSpec:
         band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, self.eta, self.measure.two_valued)
         return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
 
+    @cached_property
+    def upper_band(self) -> Band:
+        """The band of the mirrored score, from the same order statistics: `band`'s own ranks, mirrored."""
+        band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, None, mirrored=True)
+        return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
+
     def shift(self, radius):
         """radius / sigma, with the sigma of the noise that was drawn. radius: a scalar or array."""
         return radius / (float(np.float32(self.sigma)) if self.float_noise else self.sigma)
@@ -92,13 +104,14 @@ class CertificateSpec:
 
 @lru_cache
 def _band(n: int, alpha: float, bound: str, weights: str, kept_ranks: str | None, eta: float | None,
-          two_valued: bool) -> Band:
+          two_valued: bool = False, mirrored: bool = False) -> Band:
     if bound == "clopper_pearson" and two_valued:
         return two_valued_band(n, alpha, kept_ranks or weights)
     if bound == "clopper_pearson":
-        return clopper_pearson_band(n, alpha, eta, weights, kept_ranks)
+        return clopper_pearson_band(n, alpha, eta, weights, kept_ranks, mirrored)
     if bound == "dkw":
-        return dkw_band(n, alpha, clopper_pearson_ranks(n, kept_ranks) if kept_ranks else None)
+        ranks = clopper_pearson_ranks(n, kept_ranks) if kept_ranks else dkw_ranks(n)
+        return dkw_band(n, alpha, mirrored_ranks(n, ranks) if mirrored else ranks)
     raise ValueError(f"unknown bound {bound!r}: choose from {', '.join(BOUNDS)}")
 
 
@@ -109,10 +122,11 @@ class Certificate:
     prediction    the class chosen from the selection samples, or ABSTAIN
     exp_cdf, exp  lower bounds on its expected score at spec.radii, with and without the CDF; on abstention all 0.0,
                   which is no bound
+    upper_cdf     upper bounds at spec.radii, from the CDF; all score_max on abstention
     chosen        the class before any abstention
     mean          the mean of its sampled scores
     With probability at least 1 - alpha over the sampling, all of exp_cdf, lower_bound and radius hold at once, at
-    every x' with ||x' - x||_2 <= radius (exp: with probability 1 - alpha of its own).
+    every x' with ||x' - x||_2 <= radius (exp: with probability 1 - alpha of its own; upper_cdf and upper_bound, too).
     """
 
     spec: CertificateSpec
@@ -142,6 +156,13 @@ class Certificate:
             return (0.0,) * len(self.spec.radii)
         return tuple(self.naive_lower_bound(radius) for radius in self.spec.radii)
 
+    @cached_property
+    def upper_cdf(self) -> tuple[float, ...]:
+        """Upper bounds from the CDF."""
+        if self.prediction == ABSTAIN:
+            return (self.spec.measure.score_max,) * len(self.spec.radii)
+        return tuple(self.upper_bound(radius) for radius in self.spec.radii)
+
     def __iter__(self):
         return iter((self.prediction, self.exp_cdf, self.exp))
 
@@ -152,6 +173,21 @@ class Certificate:
         if self.thresholds is None:
             return measure.score_min
         return float(expected_score_bound(self.thresholds, spec.band.prob, spec.shift(radius), measure.score_min))
+
+    def upper_bound(self, radius: float) -> float:
+        """The upper bound from the CDF at any radius >= 0, whether the certificate abstains or not.
+
+        sum_j (s_{j+1} - s_j) Phi(Phi^-1(q_j) + R / sigma), q_j an upper limit on P(score > s_j), s_0 the lowest score
+        with q_0 = 1: written as score_min + score_max less the lower bound of the mirrored score, whose limits are
+        1 - q_j. With the lower bound: both hold with probability 1 - 2 spec.alpha.
+        """
+        _check_radius(radius)
+        measure, spec = self.spec.measure, self.spec
+        if self.thresholds is None:
+            return measure.score_max
+        total = measure.score_min + measure.score_max
+        mirrored, shift = total - self.thresholds[::-1], spec.shift(radius)
+        return total - float(expected_score_bound(mirrored, spec.upper_band.prob, shift, measure.score_min))
 
     def naive_lower_bound(self, radius: float) -> float:
         """The bound from the mean alone at any radius >= 0, never below score_min."""

@@ -28,7 +28,8 @@ BLOCK = 32  # samples drawn by one call of the random number generator; a power 
 SMALLEST_SIGMA = 1e-3  # float32's spacing near 1 is 6e-8: below it, float noise would not be Gaussian enough
 LARGEST_INTEGER_SIGMA = 8.0  # up to which every sum of a pixel and its noise is an int16
 
-SELECTION, ESTIMATION, ATTACK = 0, 1, 2  # stages: independent streams per image; certificates use the first two
+# stages: independent streams per image; certificates use the first two, and an attack draws its search from the last
+SELECTION, ESTIMATION, ATTACK, SEARCH = 0, 1, 2, 3
 SEEDS, INDICES, STAGES = 2 ** 8, 2 ** 21, 2 ** 2  # with the top bit they fill 32 bits
 TRAINING_SEEDS, TRAINING_EPOCHS = 2 ** 15, 2 ** 16  # the half whose top bit is 0
 
@@ -41,7 +42,7 @@ PRECISION = 160  # bits of the arithmetic behind the thresholds
 
 def stream_seed(seed: int, index: int, stage: int) -> int:
     """An injective map from (seed, index, stage) to the 32-bit numbers whose top bit is 1. Raises ValueError."""
-    if not (0 <= seed < SEEDS and 0 <= index < INDICES and stage in (SELECTION, ESTIMATION, ATTACK)):
+    if not (0 <= seed < SEEDS and 0 <= index < INDICES and stage in (SELECTION, ESTIMATION, ATTACK, SEARCH)):
         raise ValueError(f"need 0 <= seed < {SEEDS} and 0 <= index < {INDICES}, not seed {seed}, index {index}")
     return 2 ** 31 + (seed * INDICES + index) * STAGES + stage
 
@@ -76,12 +77,12 @@ def rounded_gaussian(sigma: float) -> tuple[np.ndarray, float]:
     return thresholds, float(total / 2 / 2 ** BITS) * (1 + 1e-9)
 
 
-def eight_bit(x: torch.Tensor, round_images: bool) -> torch.Tensor:
+def eight_bit(x: torch.Tensor, round_images: bool, reach: int = 0) -> torch.Tensor:
     """The integers a, int16, of an image of pixels a / 255 as float32. Raises InputError if it is no 8-bit image.
 
-    round_images: take the nearest 8-bit image instead.
+    round_images: take the nearest 8-bit image instead. reach: a may lie so far outside 0 ... 255 (an attacked image).
     """
-    integers = (x.double() * 255).round().clamp(0, 255)
+    integers = (x.double() * 255).round().clamp(-reach, 255 + reach)
     if not torch.isfinite(x).all():
         raise InputError("an image has pixels that are NaN or infinite")
     if not round_images and not torch.equal((integers / 255).float(), x):
@@ -93,11 +94,11 @@ def eight_bit(x: torch.Tensor, round_images: bool) -> torch.Tensor:
 class IntegerNoise:
     """a / 255 -> (a + round(255 sigma Z)) / 255, as the module's docstring says. 0.001 <= sigma <= 8."""
 
-    def __init__(self, sigma: float, device: torch.device, round_images: bool = False):
+    def __init__(self, sigma: float, device: torch.device, round_images: bool = False, reach: int = 0):
         if not SMALLEST_SIGMA <= sigma <= LARGEST_INTEGER_SIGMA:
             raise ValueError(f"integer noise needs {SMALLEST_SIGMA} <= sigma <= {LARGEST_INTEGER_SIGMA:g}, not "
                              f"{sigma}: float noise has no upper limit")
-        self.round_images = round_images
+        self.round_images, self.reach = round_images, reach
         thresholds, self._error = rounded_gaussian(float(sigma))
         self._least = -(len(thresholds) // 2)
         starts = np.arange(2 ** CELL_BITS, dtype=np.int64) << LOW_BITS
@@ -113,7 +114,7 @@ class IntegerNoise:
 
     def start(self, x: torch.Tensor) -> torch.Tensor:
         """What `fill` adds noise to. Raises InputError if x is no 8-bit image."""
-        return eight_bit(x, self.round_images)
+        return eight_bit(x, self.round_images, self.reach)
 
     def fill(self, out: torch.Tensor, start: torch.Tensor, generator: torch.Generator) -> None:
         """Write noisy copies of an image into `out`, float32 [B, *image], with 4 | B; start is of `start(x)`."""
@@ -162,8 +163,9 @@ class FloatNoise:
         out.normal_(generator=generator).mul_(self.sigma).add_(start)
 
 
-def make_noise(kind: str, sigma: float, device: torch.device, round_images: bool = False) -> IntegerNoise | FloatNoise:
-    """The noise of a name in NOISES. Raises ValueError for a sigma that it cannot have."""
+def make_noise(kind: str, sigma: float, device: torch.device, round_images: bool = False,
+               reach: int = 0) -> IntegerNoise | FloatNoise:
+    """The noise of a name in NOISES; reach: see eight_bit. Raises ValueError for a sigma that it cannot have."""
     if kind not in NOISES:
         raise ValueError(f"unknown noise {kind!r}: choose from {', '.join(NOISES)}")
-    return IntegerNoise(sigma, device, round_images) if kind == "integer" else FloatNoise(sigma)
+    return IntegerNoise(sigma, device, round_images, reach) if kind == "integer" else FloatNoise(sigma)

@@ -2,11 +2,15 @@
 
     python code/recertify.py OUTFILE.scores OUTLOG
     python code/recertify.py OUTFILE.scores OUTLOG --bound dkw --radii 0 0.1 0.2 0.3
+    python code/recertify.py OUTFILE.scores OUTLOG --range
 
 OUTFILE.scores is what `certify.py --save_scores` left beside its OUTFILE. With no option the log is that of the run.
 One band at one alpha holds at all radii and scores at once, so these may be chosen after looking at the results. A
 band, its weights and an alpha may not: another one is a statement of its own, and claiming the better of two costs the
 sum of their alphas. OUTLOG.json says post_hoc if they are not those of the run.
+
+--range adds upper bounds. The lower and the upper ones hold at alpha / 2 each (side_alpha in OUTLOG.json), and so
+together with probability 1 - alpha. The lower ones lie a little below those of the run: a statement of its own.
 """
 import argparse
 import sys
@@ -17,7 +21,7 @@ from functools import partial
 
 from bounds import SMALLEST_ALPHA, WEIGHTS
 from certificate import BOUNDS, CertificateSpec
-from errors import run
+from errors import InputError, run
 from formats.log import Row, columns, parse_log
 from formats.scores import SavedScores, read_scores
 from job.checks import check_spec
@@ -38,15 +42,20 @@ def parse_arguments() -> argparse.Namespace:
                         help="levels of the Clopper-Pearson limits (default: the run's; others are post hoc)")
     parser.add_argument("--radii", type=float, nargs="+", metavar="R",
                         help="increasing multiples of 0.01, 0 or above (default: the run's)")
+    parser.add_argument("--range", action="store_true",
+                        help="write upper bounds, too; lower and upper ones hold at half of alpha each")
     parser.add_argument("--no_abstain", action="store_true", help="write the bounds below the measure's cutoff, too")
     parser.add_argument("--overwrite", action="store_true", help="start over; the old log is kept as OUTLOG.bak")
     return parser.parse_args()
 
 
 def make_spec(args: argparse.Namespace, saved: SavedScores) -> CertificateSpec:
-    """The spec that the arguments ask for. Raises InputError."""
+    """The spec that the arguments ask for: with --range that of each side, at half of alpha. Raises InputError."""
     own = saved.spec
-    spec = replace(own, alpha=own.alpha if args.alpha is None else args.alpha, bound=args.bound or own.bound,
+    alpha = own.alpha if args.alpha is None else args.alpha
+    if not alpha < 1:
+        raise InputError(f"--alpha must be below 1, not {alpha}")
+    spec = replace(own, alpha=alpha / 2 if args.range else alpha, bound=args.bound or own.bound,
                    weights=args.weights or own.weights, radii=tuple(args.radii or own.radii))
     if statement(spec) != statement(own):
         spec = replace(spec, eta=None)  # the recorded eta belongs to (N, alpha, weights)
@@ -63,19 +72,21 @@ def main() -> None:
     saved = read_scores(args.scores)
     saved.refuse_own_files(args.outlog)
     spec = make_spec(args, saved)
+    sides = {"alpha": 2 * spec.alpha, "side_alpha": spec.alpha} if args.range else {"alpha": spec.alpha}
     settings = {**saved.settings,
-                **settings_of(args, program="recertify", bound=spec.bound, alpha=spec.alpha, radii=list(spec.radii),
+                **settings_of(args, program="recertify", bound=spec.bound, **sides, radii=list(spec.radii),
                               weights=spec.weights, scores_sha256=saved.sha256,
                               post_hoc=statement(spec) != statement(saved.spec))}
     score_range = spec.measure.score_min, spec.measure.score_max
-    log = ResumableLog(args.outlog, settings, start_of_run(args), columns(spec.radii),
+    log = ResumableLog(args.outlog, settings, start_of_run(args), columns(spec.radii, args.range),
                        partial(parse_log, score_range=score_range), eta=spec.eta, overwrite=args.overwrite)
     with closing(log):
         lines, start = [], time.perf_counter()
         for index, label, certificate in saved.certificates(spec):
             if args.no_abstain:
                 certificate = certificate.without_cutoff()
-            lines.append((index, Row.of(index, label, certificate, time.perf_counter() - start).line()))
+            row = Row.of(index, label, certificate, time.perf_counter() - start, upper=args.range)
+            lines.append((index, row.line()))
             start = time.perf_counter()
         log.complete(lines, saved.non_finite)
 

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import torch
 from certify_runs import (
     PATIENCE,
     arguments,
@@ -190,7 +191,6 @@ def test_files_that_cannot_be_written(out, weights, tmp_path):
 
 
 def test_a_network_of_other_classes(weights, tmp_path):
-    """The classes are those of a first image's logits: others end the run with one line; what is written is complete."""
     """The classes are those of the first image's logits: others end the run with one line; the log is complete."""
 
     class Changing(torch.nn.Module):

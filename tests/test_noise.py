@@ -20,6 +20,7 @@ from noise import (
     ESTIMATION,
     INDICES,
     LOW_BITS,
+    SEARCH,
     SEEDS,
     SELECTION,
     SPLIT,
@@ -198,7 +199,7 @@ def test_unknown_noise():
 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
-@given(st.integers(0, SEEDS - 1), st.integers(0, INDICES - 1), st.sampled_from([SELECTION, ESTIMATION, ATTACK]))
+@given(st.integers(0, SEEDS - 1), st.integers(0, INDICES - 1), st.sampled_from([SELECTION, ESTIMATION, ATTACK, SEARCH]))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_stream_seed_is_injective(seed, index, stage):
     """The three numbers can be read back from its 32 bits, of which the top one is 1."""
@@ -220,9 +221,9 @@ def test_training_shares_no_stream_with_certification(seed, epoch):
 def test_domains_of_the_streams():
     """2^8 seeds, 2^21 indices (ImageNet's training set has 1,281,167 images); what lies outside is refused."""
     assert stream_seed(0, 0, SELECTION) == 2 ** 31
-    assert stream_seed(SEEDS - 1, INDICES - 1, ATTACK) == 2 ** 32 - 2
+    assert stream_seed(SEEDS - 1, INDICES - 1, SEARCH) == 2 ** 32 - 1
     assert training_seed(TRAINING_SEEDS - 1, TRAINING_EPOCHS - 1) == 2 ** 31 - 1
-    for bad in ((-1, 0, 0), (SEEDS, 0, 0), (0, -1, 0), (0, INDICES, 0), (0, 0, 3), (0, 0, -1)):
+    for bad in ((-1, 0, 0), (SEEDS, 0, 0), (0, -1, 0), (0, INDICES, 0), (0, 0, 4), (0, 0, -1)):
         with pytest.raises(ValueError, match="need 0 <= seed"):
             stream_seed(*bad)
     for bad in ((-1, 0), (TRAINING_SEEDS, 0), (0, -1), (0, TRAINING_EPOCHS)):
@@ -338,3 +339,18 @@ def test_float_noise_shifts_by_the_sigma_it_draws():
     exact = norm.cdf(norm.ppf(spec.band.prob[0]) - 3 * sigma / float(np.float32(sigma)))
     assert bound <= exact and exact - bound < 1e-11
     assert norm.cdf(norm.ppf(spec.band.prob[0]) - 3.0) - bound > 1e-9
+
+
+def test_points_outside_the_pixels():
+    """With a reach, integers outside 0 ... 255 are taken as they are, with the very noise of those inside."""
+    point = torch.tensor([-300.0, 0.0, 255.0, 25_755.0]).div(255).view(1, 2, 2)
+    with pytest.raises(InputError, match="multiples of 1/255"):
+        make_noise("integer", 0.25, CPU).start(point)
+    noise = make_noise("integer", 0.25, CPU, reach=25_500)
+    assert noise.start(point).flatten().tolist() == [-300, 0, 255, 25_755]
+    drawn = []
+    for image in (point, torch.zeros_like(point)):
+        out = torch.empty(8, 1, 2, 2)
+        noise.fill(out, noise.start(image), torch.Generator().manual_seed(0))
+        drawn.append((out.double() * 255).round().long())
+    assert torch.equal(drawn[0] - drawn[1], torch.tensor([-300, 0, 255, 25_755]).view(1, 1, 2, 2).expand(8, 1, 2, 2))

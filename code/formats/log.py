@@ -5,6 +5,8 @@ A log is a tab-separated file with one row per image:
 with a column exp_cdf_%02d and exp_%02d of round(100 R) for each radius R. An abstention has predict -1, all bounds 0.0
 (for a margin, whose range is [-1, 1], this is no bound) and correct 0. A row holds two statements, all exp_cdf_* and
 all exp_*, each wrong with probability at most alpha before the sampling; two measures are two statements more.
+A log of ranges (recertify.py --range) has upper bounds, too, as columns upper_cdf_00 upper_cdf_25 ... after those; on
+abstention they are the measure's greatest score.
 """
 import decimal
 import re
@@ -17,10 +19,11 @@ from certificate import ABSTAIN, Certificate
 from errors import InputError
 from files import read_bytes
 from formats.record import read_record, without_row
-from formats.rows import ImageRow, RowFile, number, parse_image, parse_rows, round_down
+from formats.rows import ImageRow, RowFile, number, parse_image, parse_rows, round_down, round_up
 from measures import MEASURES
 
 RADIUS_LIMIT = 1e7  # of the radii that a column can name
+UPPER = "upper_cdf"  # how the columns of upper bounds begin
 LEAST_DIGITS = 3  # of a published log, whose trailing zeros are not printed
 
 
@@ -33,10 +36,10 @@ def check_radii(radii: Sequence[float]) -> None:
         raise InputError("radii must be increasing")
 
 
-def columns(radii: Sequence[float]) -> list[str]:
-    """The columns of a log with bounds at these radii."""
-    names = [f"{round(100 * radius):02d}" for radius in radii]
-    return ["idx", "label", "predict", *(f"exp_cdf_{name}" for name in names), *(f"exp_{name}" for name in names),
+def columns(radii: Sequence[float], upper: bool = False) -> list[str]:
+    """The columns of a log with bounds at these radii; upper: with upper bounds, too."""
+    kinds = ("exp_cdf", "exp", UPPER) if upper else ("exp_cdf", "exp")
+    return ["idx", "label", "predict", *(f"{kind}_{round(100 * radius):02d}" for kind in kinds for radius in radii),
             "correct", "time"]
 
 
@@ -44,26 +47,29 @@ def radii_of(header: Sequence[str]) -> tuple[float, ...]:
     """The radii that a header names. Raises ValueError for a header that no log has."""
     radii = tuple(int(name) / 100 for name in (re.fullmatch(r"exp_cdf_(\d{2,9})", column) for column in header)
                   if name for name in name.groups())
-    if not radii or list(header) != columns(radii) or any(a >= b for a, b in zip(radii, radii[1:], strict=False)):
+    if (not radii or list(header) not in (columns(radii), columns(radii, upper=True))
+            or any(a >= b for a, b in zip(radii, radii[1:], strict=False))):
         raise ValueError("not the header of a certification log")
     return radii
 
 
 @dataclass(frozen=True)
 class Row(ImageRow):
-    """One image of a log; bounds per radius, as in Certificate."""
+    """One image of a log; bounds per radius, as in Certificate. upper_cdf: () in a log of lower bounds alone."""
 
     exp_cdf: tuple[float, ...]
     exp: tuple[float, ...]
+    upper_cdf: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, index: int, label: int, certificate: Certificate, seconds: float) -> "Row":
-        """The row of a certificate."""
-        return cls(index, label, certificate.prediction, certificate.exp_cdf, certificate.exp, seconds=seconds)
+    def of(cls, index: int, label: int, certificate: Certificate, seconds: float, upper: bool = False) -> "Row":
+        """The row of a certificate; upper: with its upper bounds."""
+        return cls(index, label, certificate.prediction, certificate.exp_cdf, certificate.exp,
+                   certificate.upper_cdf if upper else (), seconds=seconds)
 
     def line(self) -> str:
-        """The row as it is written in the log."""
-        return self.line_with(*map(round_down, self.exp_cdf + self.exp))
+        """The row as it is written in the log; the bounds are rounded outwards."""
+        return self.line_with(*map(round_down, self.exp_cdf + self.exp), *map(round_up, self.upper_cdf))
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class Log(RowFile):
     """A certification log and the radii of its header."""
 
     radii: tuple[float, ...]
+
+    @property
+    def has_upper(self) -> bool:
+        """Whether it has upper bounds."""
+        return _has_upper(self.header)
 
     def certified(self, score: float, cdf: bool = True) -> np.ndarray:
         """Which images are certified above `score`: bool [rows, radii], correct and bound strictly above."""
@@ -81,10 +92,23 @@ class Log(RowFile):
         """The fraction of all images that is certified above `score` at each radius, [radii]."""
         return self.certified(score, cdf).sum(0) / self.images
 
+    def certified_brier(self) -> np.ndarray:
+        """The greatest mean of (1{right} - confidence of the predicted class)^2 at each radius, [radii].
+
+        The log must have upper bounds, of pred_score. An image that abstains, or has no row, has no bounds and counts
+        as 1, the worst case.
+        """
+        worst = np.ones((len(self.rows), len(self.radii)))
+        for i, row in enumerate(self.rows):
+            if row.predict != ABSTAIN:
+                worst[i] = np.square(1 - np.array(row.exp_cdf) if row.correct else row.upper_cdf)
+        return (worst.sum(0) + self.missing) / self.images
+
 
 def parse_log(path: str, data: bytes, score_range: tuple[float, float] = (-1.0, 1.0)) -> Log:
     """Parse and check a certification log, which may have no row yet. Raises InputError with file, line and reason."""
-    table = parse_rows(path, data, radii_of, lambda fields: _parse_row(fields, score_range))
+    parts = 3 if _has_upper(data.split(b"\n", 1)[0].decode(errors="replace").split("\t")) else 2
+    table = parse_rows(path, data, radii_of, lambda fields: _parse_row(fields, score_range, parts))
     return Log(**vars(table), radii=radii_of(table.header) if table.header else ())
 
 
@@ -106,20 +130,29 @@ def read_recorded_log(path: str) -> tuple[Log, dict]:
     return replace(log, missing=len(without_row(record, log.indices))), settings
 
 
-def _parse_row(fields: Sequence[str], score_range: tuple[float, float]) -> Row:
+def _has_upper(header: Sequence[str]) -> bool:
+    return any(column.startswith(UPPER) for column in header)
+
+
+def _parse_row(fields: Sequence[str], score_range: tuple[float, float], parts: int) -> Row:
     image, bounds = parse_image(fields), fields[3:-2]
-    half = len(bounds) // 2
-    row = Row(*image, _bounds(bounds[:half], score_range), _bounds(bounds[half:], score_range))
-    if row.predict == ABSTAIN and any(row.exp_cdf + row.exp):
+    size = len(bounds) // parts
+    row = Row(*image, *(_bounds(bounds[i:i + size], score_range, i == 2 * size) for i in range(0, len(bounds), size)))
+    if row.predict == ABSTAIN and (any(row.exp_cdf + row.exp) or any(v < score_range[1] for v in row.upper_cdf)):
         raise ValueError("an abstention with a bound")
+    for lower, upper in zip(row.exp_cdf, row.upper_cdf, strict=False):  # there may be none
+        if lower > upper:
+            raise ValueError(f"lower bound {lower:g} is above upper bound {upper:g}")
     return row
 
 
-def _bounds(texts: Sequence[str], score_range: tuple[float, float]) -> tuple[float, ...]:
+def _bounds(texts: Sequence[str], score_range: tuple[float, float], rising: bool) -> tuple[float, ...]:
+    """The bounds of a row at increasing radii, which fall but for the rounding of a print, or (rising) rise."""
     values = tuple(number(text, *score_range) for text in texts)
     for before, after, *pair in zip(values, values[1:], texts, texts[1:], strict=False):
-        if after > before + max(map(_last_digit, pair)) * (1 + 1e-9):
-            raise ValueError(f"a bound rises with the radius ({pair[0]} to {pair[1]})")
+        if (before - after if rising else after - before) > max(map(_last_digit, pair)) * (1 + 1e-9):
+            how = "an upper bound falls" if rising else "a bound rises"
+            raise ValueError(f"{how} with the radius ({pair[0]} to {pair[1]})")
     return values
 
 

@@ -12,8 +12,11 @@ from sampler import PRECISIONS
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
-                         least_alpha: float = SMALLEST_ALPHA) -> None:
-    """Data set, network, noise, and what fixes the samples; least_n, least_alpha: of the program's statistics."""
+                         least_alpha: float = SMALLEST_ALPHA, attacks: bool = False) -> None:
+    """Data set, network, noise, and what fixes the samples; least_n, least_alpha: of the program's statistics.
+
+    attacks: the program reads a LOG, whose classes are chosen already.
+    """
     parser.add_argument("dataset", help=f"{', '.join(datasets.DATASETS)}, or FILE.py:NAME, a function in your own file "
                                         "that returns the data set of a split (see docs/own_network.md)")
     parser.add_argument("base_classifier", help="checkpoint of a network (see train.py), or FILE.py:NAME, a function "
@@ -21,6 +24,8 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
     parser.add_argument("sigma", type=float,
                         help=f"standard deviation of the noise, pixels in [0, 1]; {SMALLEST_SIGMA} to "
                              f"{LARGEST_INTEGER_SIGMA:g} (no upper limit with --noise float)")
+    if attacks:
+        parser.add_argument("log", help="of certify.py or recertify.py, with its record: what is attacked")
     parser.add_argument("outfile", help="the log; the same command resumes a run that was stopped")
     parser.add_argument("--arch", help="torchvision:NAME if BASE_CLASSIFIER is a plain state_dict of that network of "
                                        "torchvision (default: the checkpoint's own)")
@@ -31,8 +36,9 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
     parser.add_argument("--max", type=int, default=-1,
                         help="stop before this index, 1 or more (default: %(default)s, no limit)")
     parser.add_argument("--split", choices=datasets.SPLITS, default="test", help="images to use (default: %(default)s)")
-    parser.add_argument("--N0", type=int, default=100,
-                        help="samples that choose the class, 1 or more (default: %(default)s)")
+    if not attacks:
+        parser.add_argument("--N0", type=int, default=100,
+                            help="samples that choose the class, 1 or more (default: %(default)s)")
     parser.add_argument("--N", type=int, default=100000,
                         help=f"samples that bound its score, {least_n} to {LARGEST_N} (default: %(default)s)")
     parser.add_argument("--alpha", type=float, default=0.001,
@@ -87,7 +93,7 @@ def check_sampling_options(args: argparse.Namespace) -> None:
     datasets.check_dataset_name(args.dataset)
     check_noise_options(args)
     for name in ("batch", "skip", "N0", "N"):
-        if getattr(args, name) < 1:
+        if getattr(args, name, 1) < 1:  # attack.py has no --N0
             raise InputError(f"--{name} must be 1 or above, not {getattr(args, name)}")
     if args.max < 1 and args.max != -1:
         raise InputError(f"--max must be 1 or above (or -1: no limit), not {args.max}")

@@ -1,0 +1,241 @@
+"""code/attack.py and code/pgd.py: the search stays in the ball and finds low scores; broken certificates are found."""
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from certify_runs import arguments, call_program, certify, contents, tiny_network, weights_file
+from helpers import assert_refused, read_rows, without_time
+from test_certificate import DIRECTION, SHAPE, SIGMA, AlongDirection, half_space
+
+from errors import InputError
+from formats.attacks import KINDS, columns, parse_attacks
+from measures import MEASURES
+from noise import make_noise
+from pgd import Search, is_inside, project, to_grid
+
+CPU = torch.device("cpu")
+INTEGERS = torch.full(SHAPE, 128)
+
+
+def attack(*args, network=None):
+    loaded = tiny_network() if network is None else network
+    patches = {"job.run.load_checkpoint": lambda path, dataset: (loaded, {"arch": "tiny"})}
+    return call_program("code/attack.py", *args, patches=patches)
+
+
+def command(folder, log, out, *options):
+    """A short attack of a log that `certified` made."""
+    return ("cifar10", weights_file(folder), 0.25, log, out, "--skip", 20, "--N", 500, "--steps", 5, "--draws", 32,
+            "--radii", 0.25, 0.5, "--max", 160, *options)
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    """Logs of both measures of the tiny network, at 2000 samples."""
+    folder = tmp_path_factory.mktemp("certified")
+    result = certify(*arguments(weights_file(folder), folder / "{confidence_measure}", "--N", 2000,
+                                "--confidence_measure", "pred_score", "margin", stop=160))
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+def search(f, measure="pred_score", noise="integer", clip=False, batch=1000, steps=20):
+    network = AlongDirection(f).requires_grad_(False)
+    return Search(network, MEASURES[measure], make_noise(noise, SIGMA, CPU, reach=25500), steps, 64, clip, batch)
+
+
+@pytest.mark.parametrize("measure, noise", [("pred_score", "integer"), ("margin", "integer"), ("pred_score", "float")])
+@pytest.mark.parametrize("radius", [0.25, 1.0])
+def test_finds_the_worst_direction(measure, noise, radius):
+    """Logits linear in u: the lowest score lies straight towards the hyperplane, at the edge of the ball."""
+    step = search(lambda u: 2 * u, measure, noise).lowest(INTEGERS, 0, radius, index=3) - INTEGERS
+    along = float(step.double().flatten() @ DIRECTION.double()) / 255
+    assert along < -0.95 * radius and is_inside(step, radius)
+
+
+def test_does_not_depend_on_the_batch_and_is_the_same_again():
+    found = [search(lambda u: 2 * u, batch=batch).lowest(INTEGERS, 0, 0.5, index=3) for batch in (1000, 1000, 7)]
+    assert torch.equal(found[0], found[1])
+    assert (found[0] - found[2]).abs().max() <= 1  # sums in another order
+
+
+def test_zero_gradients_do_not_stop_it():
+    """A step function has none: directions are random, and the result stays in the ball."""
+    step = search(half_space, steps=5).lowest(INTEGERS, 0, 0.5, index=1) - INTEGERS
+    assert is_inside(step, 0.5) and step.any()
+
+
+def test_clip():
+    """White image, class that falls with brightness: without --clip it leaves [0, 255], with it it does not."""
+    white = torch.full(SHAPE, 255)
+    free, clipped = (search(lambda u: 2 * u, clip=clip).lowest(white, 0, 1.0, index=0) for clip in (False, True))
+    assert free.max() > 255 and clipped.max() <= 255 and clipped.min() >= 0
+    assert is_inside(clipped - white, 1.0) and not torch.equal(clipped, white)
+
+
+def test_radius_zero():
+    assert torch.equal(search(lambda u: u).lowest(INTEGERS, 0, 0.0, index=0), INTEGERS)
+
+
+@pytest.mark.parametrize("radius, difference, inside", [
+    (0.2, [51, 0, 0], True), (0.2, [51, 1, 0], False),  # 255 * 0.2 = 51, which floats do not have exactly
+    (1.0, [153, 204, 0], True), (1.0, [153, 204, 1], False),  # 3, 4, 5 times 51
+    (0.29, [73, 9, 5], True),  # 73.95^2 = 5468.6; 5329 + 81 + 25 = 5435
+    (0.29, [73, 9, 8], False), (0.0, [0, 0, 0], True), (0.0, [0, 0, 1], False)])
+def test_distance_in_integers(radius, difference, inside):
+    """sum d^2 <= (255 R)^2 exactly, at the edge too."""
+    assert is_inside(torch.tensor(difference), radius) is inside
+
+
+def test_grid_point_is_the_furthest_inside():
+    """In the ball always, on the way to the point, and no further from it than rounding asks for."""
+    generator = torch.Generator().manual_seed(0)
+    for radius in (0.01, 0.05, 0.25, 1.0):
+        integers = torch.randint(0, 256, (3, 32, 32), generator=generator)
+        x = integers.float() / 255
+        point = project(x + torch.randn(x.shape, generator=generator), x, radius, clip=False)
+        step = to_grid(point, integers, radius) - integers
+        assert is_inside(step, radius)
+        wanted = (point.double() * 255 - integers).numpy()
+        assert (np.abs(step.numpy()) <= np.round(np.abs(wanted))).all() and (step.numpy() * wanted >= 0).all()
+        if radius == 1.0:
+            assert float(step.double().norm()) > 0.99 * 255 * radius
+
+
+def test_projection():
+    x, point = torch.full((2,), 0.9), torch.tensor([1.5, 1.7])
+    assert torch.allclose(project(point, x, 0.5, clip=False), x + torch.tensor([0.3, 0.4]))
+    assert torch.allclose(project(point, x, 0.5, clip=True), torch.ones(2))
+    assert torch.equal(project(x, x, 0.5, clip=False), x)
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("measure", ["pred_score", "margin"])
+def test_no_certificate_is_broken(certified, measure, tmp_path):
+    """The bounds are the log's, the limits enclose the score, attacked scores fall; abstentions are not attacked."""
+    result = attack(*command(tmp_path, certified / measure, tmp_path / "out"))
+    assert result.returncode == 0, result.stderr
+    log, rows = read_rows(certified / measure), read_rows(tmp_path / "out")
+    assert [row["idx"] for row in rows] == [row["idx"] for row in log]
+    names = [name for name in rows[0] if "_" in name]
+    attacked = [(row, its) for row, its in zip(rows, log, strict=True) if its["predict"] != "-1"]
+    assert 0 < len(attacked) < len(rows)
+    for row, its in zip(rows, log, strict=True):
+        assert [row[name] for name in ("label", "predict", "correct")] == [
+            its[name] for name in ("label", "predict", "correct")]
+        assert its["predict"] != "-1" or {float(row[name]) for name in names} == {0.0}
+    for row, its in attacked:
+        for radius in ("25", "50"):
+            bound, score, lower, upper = (float(row[f"{kind}_{radius}"]) for kind in KINDS)
+            assert bound == float(its[f"exp_cdf_{radius}"]) and bound <= upper and lower <= score <= upper
+    falls = [float(row["score_50"]) < float(row["score_25"]) for row, _ in attacked]
+    assert np.mean(falls) > 0.8
+    pairs = 2 * len(attacked)
+    assert f"attacked {pairs} pairs" in result.stdout and f"{pairs} * 1e-06 = {pairs * 1e-6:.3g}" in result.stdout
+    assert "broken: " not in result.stdout and f"{len(attacked)} * 0.001" in result.stdout
+
+
+def test_bounds_raised_by_hand_are_found(certified, tmp_path):
+    """Exit status 1, and a line for the image and no other one."""
+    lines = (certified / "pred_score").read_text().splitlines()
+    place = next(i for i, line in enumerate(lines[1:], 1) if line.split("\t")[2] != "-1")
+    fields = lines[place].split("\t")
+    fields[3:10] = ["0.9999"] * 7
+    raised = tmp_path / "log"
+    raised.write_text("\n".join([*lines[:place], "\t".join(fields), *lines[place + 1:]]) + "\n")
+    (tmp_path / "log.json").write_bytes((certified / "pred_score.json").read_bytes())
+    result = attack(*command(tmp_path, raised, tmp_path / "out"))
+    broken = [line for line in result.stdout.splitlines() if line.startswith("broken: ")]
+    assert result.returncode == 1 and len(broken) == 2
+    assert all(f"image {fields[0]} at radius" in line and "0.9999" in line for line in broken)
+    again = attack(*command(tmp_path, raised, tmp_path / "out"))  # nothing is left to do, and it stays broken
+    assert (again.returncode, again.stdout) == (1, result.stdout) and "nothing to do" in again.stderr
+
+
+def test_certificates_of_another_network_are_found(certified, tmp_path):
+    """The file's name and hash are the same, but the network that answers is less confident."""
+    result = attack(*command(tmp_path, certified / "pred_score", tmp_path / "out"), network=tiny_network(scale=1.0))
+    assert result.returncode == 1 and "broken: image" in result.stdout
+
+
+def test_resume(certified, tmp_path):
+    """A run that stopped resumes, and its rows are those of one that did not."""
+    for out, stops in (("parts", (60, 160)), ("whole", (160,))):
+        for stop in stops:
+            assert attack(*command(tmp_path, certified / "pred_score", tmp_path / out, "--max", stop)).returncode == 0
+    assert without_time(read_rows(tmp_path / "parts")) == without_time(read_rows(tmp_path / "whole"))
+    before = contents(tmp_path)
+    assert_refused(attack(*command(tmp_path, certified / "pred_score", tmp_path / "whole", "--steps", 6)), "--steps")
+    assert_refused(attack(*command(tmp_path, certified / "pred_score", tmp_path / "whole", "--clip")), "--clip")
+    assert_refused(attack(*command(tmp_path, certified / "margin", tmp_path / "whole")), "LOG")
+    assert contents(tmp_path) == before
+
+
+def test_images_that_the_log_lacks_are_passed_over(certified, tmp_path):
+    """The attack is of the log's images; with none of them there is nothing to attack."""
+    assert attack(*command(tmp_path, certified / "pred_score", tmp_path / "out", "--max", 400)).returncode == 0
+    assert [row["idx"] for row in read_rows(tmp_path / "out")] == [str(i) for i in range(0, 160, 20)]
+    lines = (certified / "pred_score").read_text().splitlines()
+    (tmp_path / "log").write_text("\n".join([lines[0], lines[-1]]) + "\n")
+    (tmp_path / "log.json").write_bytes((certified / "pred_score.json").read_bytes())
+    assert_refused(attack(*command(tmp_path, tmp_path / "log", tmp_path / "none", "--max", 100)), "no row")
+
+
+@pytest.mark.parametrize("options, word", [
+    (("--noise", "float"), "--noise"), (("--precision", "bf16"), "--precision"), (("--radii", 0.3), "--radii"),
+    (("--radii", "nan"), "radii"), (("--steps", 0), "--steps"), (("--draws", 0), "--draws"), (("--N", 0), "--N"),
+    (("--alpha", 2), "--alpha"), (("--round_images",), "--round_images"), (("--split", "train"), "")])
+def test_refusals(certified, tmp_path, options, word):
+    """One line, status 2, and nothing written: other settings than the log's, and values of no meaning."""
+    assert_refused(attack(*command(tmp_path, certified / "pred_score", tmp_path / "out" / "a", *options)), word)
+    assert not (tmp_path / "out").exists()
+
+
+def test_logs_that_cannot_be_attacked(certified, tmp_path):
+    """Another sigma or network file, no record, the log as its own output."""
+    other = tmp_path / "other"
+    other.write_bytes(b"of another network")
+    log, *rest = command(tmp_path, certified / "pred_score", tmp_path / "out")[3:]
+    assert_refused(attack("cifar10", other, 0.25, log, *rest), "BASE_CLASSIFIER")
+    assert_refused(attack("cifar10", weights_file(tmp_path), 0.5, log, *rest), "SIGMA")
+    assert_refused(attack(*command(tmp_path, log, log, "--overwrite")), "LOG")
+    (tmp_path / "bare").write_bytes(log.read_bytes())
+    assert_refused(attack(*command(tmp_path, tmp_path / "bare", tmp_path / "out")), "record")
+
+
+def test_a_score_that_is_no_number_leaves_no_row(certified, tmp_path):
+    class Blind(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :10] * torch.nan
+
+    result = attack(*command(tmp_path, certified / "pred_score", tmp_path / "out"), network=Blind())
+    assert result.returncode == 1 and "non-finite" in result.stderr and "broken: " not in result.stdout
+    assert json.loads((tmp_path / "out.json").read_text())["non_finite"]
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+HEADER = "\t".join(columns((0.25, 0.5))) + "\n"
+GOOD = "0\t3\t3\t0.7\t0.5\t0.8\t0.6\t0.75\t0.55\t0.85\t0.65\t1\t0:00:01.5\n"
+
+
+def test_broken_is_strictly_below():
+    """An upper limit that equals the bound breaks nothing."""
+    for upper, broken in (("0.85", []), ("0.7", []), ("0.69999999", [0])):
+        text = GOOD.replace("0.8\t0.6\t0.75", "0.6\t0.6\t0.6").replace("0.85", upper)
+        table = parse_attacks("f", (HEADER + text).encode(), (0.0, 1.0))
+        assert [place for _, place in table.broken()] == broken
+
+
+@pytest.mark.parametrize("old, new", [
+    ("0.75", "0.9"), ("0.7\t", "nan\t"), ("0.7\t", "1.7\t"), ("\t0.65", ""), ("3\t3\t0.7", "3\t-1\t0.7"),
+    ("bound_25", "bound_75"), ("score_50", "score_75"), ("bound_25\t", "")])
+def test_damaged_files(old, new):
+    with pytest.raises(InputError):
+        parse_attacks("f", (HEADER + GOOD).replace(old, new).encode(), (0.0, 1.0))
+    assert math.isclose(parse_attacks("f", (HEADER + GOOD).encode()).rows[0].upper[1], 0.65)
