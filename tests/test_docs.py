@@ -25,7 +25,7 @@ OUTPUTS = ("outfile", "outlog", "outdir", "out", "strip")  # arguments that name
 # Named in the documents, and not in the clone yet: networks in training.
 NOT_IN_THE_CLONE_YET = ("models/cifar10/resnet110/", "models/cifar10/resnet20_consistency/")
 # Named in the documents, and never in the clone: what the user downloads.
-DOWNLOADS = ("models/imagenet/",)
+DOWNLOADS = ("models/imagenet/", "resnet18.pth")
 # Where the commands write; git ignores them, so a reader who has pasted a command has them, and the clone has not.
 NEW_FILES = ("log_files/new/", "figures/new", "models/cifar10/my_")
 
@@ -94,6 +94,9 @@ def named(args, names: tuple[str, ...]) -> list[str]:
 
 
 def exists(path: str) -> bool:
+    file, _, function = path.partition(":")  # FILE.py:NAME
+    if function:
+        return (ROOT / file).is_file() and f"def {function}(" in (ROOT / file).read_text()
     return (ROOT / path).exists() or path.startswith(NOT_IN_THE_CLONE_YET + DOWNLOADS)
 
 
@@ -138,7 +141,8 @@ NETWORK = "models/cifar10/resnet20/noise_0.25/checkpoint.pth.tar"
 
 @pytest.mark.parametrize("line", [
     f"python code/certify.py cifar10 {NETWORK} 0.25 log_files/new/x --skp 20",
-    f"python code/certify.py cifar100 {NETWORK} 0.25 log_files/new/x",
+    f"python code/certify.py cifar10 {NETWORK} 0.25 log_files/new/x --split validation",
+    "python code/certify.py cifar10 examples/own_data.py:nothing 0.25 log_files/new/x",
     "torchrun --nproc_per_node=2 -- code/certify.py cifar10 models/none 0.25 log_files/new/x",
     "python code/radius.py log_files/new/none.scores log_files/new/x --score 0.5",
     "python code/recertify.py log_files/cifar10_resnet20/margin/noise_0.25.scores README.md",
