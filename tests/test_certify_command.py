@@ -187,8 +187,8 @@ def test_the_run_s_gpu_is_the_current_one(device, current, tmp_path, monkeypatch
     chosen, device = [], torch.device(device)
     monkeypatch.setattr("job.run.choose_device", lambda name: device)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
-    args = Namespace(device="auto", base_classifier=DEMO_CHECKPOINT, arch=None, dataset="cifar10", split="test", skip=20,
-                     max=1)
+    args = Namespace(device="auto", base_classifier=str(DEMO_CHECKPOINT), arch=None, dataset="cifar10", split="test",
+                     skip=20, max=1)
     Run(args, None, None)._load()
     assert chosen == current
 
