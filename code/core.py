@@ -96,7 +96,8 @@ class Smooth:
         if [(spec.measure, spec.n, spec.sigma) for spec in specs] != [(m, n, self.sigma) for m in self.measures]:
             raise ValueError("specs of other measures or another sigma, or of different n")
         looks = [{look.spec.n: look for look in self.looks(spec, x)} for spec in specs]
-        sizes = sorted({size for each in looks for size in each} | set(self._early_checks(specs)))
+        early = self._early_checks(specs)
+        sizes = sorted({size for each in looks for size in each} | set(early))
 
         def certificates(batch: int) -> tuple[Certificate, ...]:
             classes, found = self._select(x, n0, batch, (seed, index, SELECTION)), [None] * len(specs)
@@ -106,7 +107,7 @@ class Smooth:
                          in zip(found, looks, classes, means, first, strict=True)]
                 if all(found):
                     return tuple(found)
-                if drawn in self._early_checks(specs) and self._all_will_abstain(means, drawn):
+                if drawn in early and self._all_will_abstain(means, drawn):
                     return tuple(map(CertificateSpec.abstention, specs, classes, means))
 
         return self.sampler.with_fitting_batch(certificates, batch_size)
