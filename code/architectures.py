@@ -4,7 +4,6 @@ A network is Sequential(Normalize, net), so that noise is added in pixel space [
 start with `1.` (or `1.module.` if it was trained under DataParallel). A torchvision network comes as a plain state_dict
 (`--arch torchvision:NAME`), any other one from a function of the user's own, FILE.py:NAME.
 """
-import hashlib
 import pickle
 import re
 import warnings
@@ -17,6 +16,7 @@ from torchvision.models import resnet50
 from archs.cifar_resnet import CifarResNet
 from datasets import INFO
 from errors import InputError
+from files import file_sha256
 from user_code import call, is_user_code, reported
 
 ARCHITECTURES = {
@@ -105,18 +105,6 @@ def count_classes(name: str, network: nn.Module, x: torch.Tensor) -> int:
     return logits.shape[1]
 
 
-def weights_sha256(network: nn.Module) -> str:
-    """The SHA-256 of a state_dict: names, shapes, types and bytes of its tensors, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        if not isinstance(value, torch.Tensor):  # what get_extra_state returns
-            digest.update(f"{name} {value!r}\n".encode())
-            continue
-        digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def load_state(path: str, checkpoint: dict, network: nn.Module) -> None:
     """Load a checkpoint's weights into a network that they must fit exactly. Raises InputError."""
     state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
@@ -193,9 +181,3 @@ def _check_state(path: str, arch: str, state: dict, expected: dict) -> None:
             raise InputError(f"{path}: does not fit {arch}: {key} is of type {value.dtype}, {value.layout}")
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise InputError(f"{path}: {key} holds NaN or infinite numbers")
-
-
-def file_sha256(path: str) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,10 +19,10 @@ from functools import partial
 import torch
 
 import errors
-from architectures import file_sha256
 from bounds import SMALLEST_ALPHA
 from certificate import ABSTAIN, Certificate, CertificateSpec
 from core import NonFiniteScores, order_statistics
+from files import file_sha256
 from formats.attacks import Row, columns, parse_attacks, read_attacks
 from formats.log import Log, check_radii, read_recorded_log
 from formats.rows import report_flaws, shortest
@@ -99,11 +99,11 @@ def open_logs(run: Run) -> list[ResumableLog]:
                             log_sha256=file_sha256(args.log))
     check_same_run(args, settings, target)
     certified = set(target.log.indices)
-    if not certified & set(range(0, run.images.size if args.max < 0 else args.max, args.skip)):
+    if not certified & set(range(0, run.subject.images.size if args.max < 0 else args.max, args.skip)):
         raise errors.InputError(f"{args.log}: has no row of the images that --skip and --max ask for")
     parse = partial(parse_attacks, score_range=(measure.score_min, measure.score_max))
     file = ResumableLog(args.outfile, settings, run.start(), columns(target.radii), parse, overwrite=args.overwrite)
-    file.done |= set(range(run.images.size)) - certified
+    file.done |= set(range(run.subject.images.size)) - certified
     return [file]
 
 
@@ -119,8 +119,8 @@ def attack_image(run: Run, search: Search, sampler: Sampler, index: int) -> Imag
     """The row of an image in the one file."""
     args, target = run.args, run.prepared
     row = next(row for row in target.log.rows if row.index == index)
-    x, label = run.images.load(index)
-    if label != row.label or row.predict >= run.num_classes:
+    x, label = run.subject.images.load(index)
+    if label != row.label or row.predict >= run.subject.num_classes:
         raise errors.InputError(f"{args.log}: image {index} of {args.dataset} has another label, or too few classes")
     if row.predict == ABSTAIN:
         nothing = (0.0,) * len(target.radii)
@@ -175,7 +175,7 @@ def main() -> int:
     with Run(args, check_arguments, open_logs) as run:
         target = run.prepared
         noise = make_noise(args.noise, args.sigma, run.device, args.round_images, reach=255 * LARGEST_RADIUS)
-        network = run.network.to(run.device).requires_grad_(False)
+        network = run.subject.network.to(run.device).requires_grad_(False)
         search = Search(network, target.spec.measure, noise, args.steps, args.draws, args.clip, args.batch)
         sampler = Sampler(network, noise, run.device, args.precision, args.compile)
         for index, result in run.map(lambda i: attack_image(run, search, sampler, i)):

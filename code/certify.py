@@ -6,6 +6,8 @@
     python code/certify.py cifar10 examples/cifar10_denoised.py:network 0.25 OUTFILE --skip 20
     IMAGENET_DIR=... torchrun --nproc_per_node=8 -- code/certify.py imagenet CHECKPOINT 0.5 OUTFILE --batch 400
 
+certify_dataset does the same from Python, for a Smooth and a data set of your own (see docs/own_network.md).
+
 OUTFILE gets one row per image (its columns: formats/log.py), OUTFILE.json the settings of the run. Repeating a command
 resumes from the rows that are done. cert_acc.py turns the log into certified accuracy.
 """
@@ -15,23 +17,29 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+from torch.utils.data import Dataset
+
 import errors
 from certificate import CertificateSpec
 from core import Smooth
-from datasets import ImageSet
+from datasets import ImageSet, image_set, requested_indices
 from formats.log import Row, columns, parse_log
 from formats.scores import parse_scores, scores_dtype, scores_record
 from job.checks import check_spec
 from job.options import add_certificate_options, add_sampling_options, check_sampling_options
 from job.output import ResumableLog
 from job.run import STOPPED, ImageResult, Run
+from job.subject import Subject
 from measures import MEASURES
 from stages import plan_looks
 
 PLACE = "{confidence_measure}"
+# of the command line, what certify_dataset takes too; all else is a property of the Smooth that it is given
+OPTIONS = {"N0", "N", "alpha", "batch", "skip", "max", "seed", "bound", "weights", "radii", "save_scores", "settle",
+           "overwrite"}
 
 
-def parse_arguments() -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sampling_options(parser)
     add_certificate_options(parser)
@@ -43,7 +51,11 @@ def parse_arguments() -> argparse.Namespace:
                         help="one for each measure, strictly between its least and its greatest score: stop sampling "
                              "an image once it is settled at every radius whether its bound exceeds SCORE (default: "
                              "take all N samples)")
-    args = parser.parse_args()
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    args = make_parser().parse_args()
     args.early_abstain &= not args.save_scores
     return args
 
@@ -94,12 +106,50 @@ def certify_image(smooth: Smooth, specs: list[CertificateSpec], images: ImageSet
 def main() -> int:
     args = parse_arguments()
     with Run(args, make_specs, open_logs) as run:
-        smooth = Smooth(run.network, run.num_classes, args.sigma, tuple(args.confidence_measure),
+        smooth = Smooth(run.subject.network, run.subject.num_classes, args.sigma, tuple(args.confidence_measure),
                         device=str(run.device), precision=args.precision, compile=args.compile,
                         early_abstain=args.early_abstain, noise=args.noise, round_images=args.round_images)
-        for index, result in run.map(lambda i: certify_image(smooth, run.prepared, run.images, i, args)):
+        for index, result in run.map(lambda i: certify_image(smooth, run.prepared, run.subject.images, i, args)):
             run.write(index, result)
     return run.status
+
+
+def certify_dataset(smooth: Smooth, dataset: Dataset, outfile: str, **options) -> None:
+    """Write the log of a data set certified by `smooth`, as this program does; repeating the call resumes.
+
+    dataset   map-style, of (image, label): the image a float tensor [C, H, W] in [0, 1], a uint8 tensor or a PIL image,
+              all of one size; the label an integer of 0 or above
+    outfile   the log; it contains {confidence_measure} if smooth has several measures
+    options   of the command line, by their names and with their defaults: N0, N, alpha, batch, skip, max, seed, bound,
+              weights, radii, save_scores, settle (a list with a score for each measure), overwrite
+
+    The record holds the hashes of the weights and of the images, and the names of their classes, but of no code: start
+    another log if the code of your network changes. Raises InputError, TypeError for an unknown option.
+    """
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise TypeError(f"certify_dataset: unknown options: {', '.join(unknown)}")
+    if options.get("save_scores") and smooth.early_abstain:
+        raise errors.InputError("save_scores needs a Smooth without early_abstain, which gives images up")
+    sampler, name, network = smooth.sampler, class_name(dataset), class_name(smooth.sampler.base_classifier)
+    args = make_parser().parse_args([name, network, "0", ""])
+    del args.split  # a data set is one split
+    vars(args).update(outfile=str(outfile), sigma=smooth.sigma, noise="float" if smooth.float_noise else "integer",
+                      round_images=smooth.round_images, precision=sampler.precision, compile=sampler.compile,
+                      device=str(sampler.device), early_abstain=smooth.early_abstain,
+                      confidence_measure=[measure.name for measure in smooth.measures], **options)
+    check_sampling_options(args)
+    images = image_set(dataset, name)
+    hashes = {"weights_sha256": sampler.weights_sha256, "images_sha256": images.fingerprint()}
+    subject = Subject(sampler.base_classifier, smooth.num_classes, images,
+                      requested_indices(images.size, args.skip, args.max), {"arch": network, **hashes})
+    with Run(args, make_specs, open_logs, subject) as run:
+        for index, result in run.map(lambda i: certify_image(smooth, run.prepared, images, i, args)):
+            run.write(index, result)
+
+
+def class_name(thing) -> str:
+    """The name of an object's class, with its module's."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Smooth:
         names = (confidence_measure,) if self.single else confidence_measure
         self.measures: tuple[Measure, ...] = tuple(MEASURES[name] for name in names)
         self.num_classes, self.sigma, self.early_abstain = num_classes, float(sigma), early_abstain
-        self.float_noise, device = noise == "float", choose_device(device)
+        self.float_noise, self.round_images, device = noise == "float", round_images, choose_device(device)
         self.noise = make_noise(noise, self.sigma, device, round_images)
         self.sampler = Sampler(base_classifier, self.noise, device, precision, compile)
 

@@ -74,7 +74,7 @@ def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[I
     Raises InputError if the data are neither present nor downloadable.
     """
     if is_user_code(name):
-        images = _user_images(name, split)
+        images = image_set(call(name, split), name)
         return images, requested_indices(images.size, skip, stop)
     if name == "cifar10":
         size = INFO[name].train_size if split == "train" else INFO[name].test_size
@@ -97,18 +97,17 @@ def _load(folder: datasets.ImageFolder, index: int) -> tuple[torch.Tensor, int]:
 
 # --- the user's own ---------------------------------------------------------------------------------------------------
 
-def _user_images(name: str, split: str) -> ImageSet:
-    """The images of the data set that FILE.py:NAME returns for a split. Raises InputError if it is of another kind.
+def image_set(data, name: str) -> ImageSet:
+    """The images of a map-style data set of the user's own, called `name`. Raises InputError if it is none.
 
     All images must have the size of the first: the noise's delta, which a run records, depends on it.
     """
-    data = call(name, split)
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise InputError(f"{name}: returned {type(data).__name__}, not a map-style data set (with a length and items)")
+        raise InputError(f"{name}: {type(data).__name__} is not a map-style data set (with a length and items)")
     with reported(name):
         size = len(data)
     if not size:
-        raise InputError(f"{name}: no image in the split {split!r}")
+        raise InputError(f"{name}: no image in it")
 
     def item(index: int) -> tuple[torch.Tensor, int]:
         with reported(name):

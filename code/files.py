@@ -1,4 +1,5 @@
-"""Reading a file whole, and writing one whole: no file replaces another unless the user asks for it."""
+"""Reading a file whole, its SHA-256, and writing one whole: no file replaces another unless the user asks for it."""
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,12 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
+
+
+def file_sha256(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_existing(paths: Iterable[str | os.PathLike], overwrite: bool) -> None:

@@ -57,9 +57,10 @@ def predict_image(smooth: Smooth, images: ImageSet, index: int, args: argparse.N
 def main() -> int:
     args = parse_arguments()
     with Run(args, check_arguments, open_logs) as run:
-        smooth = Smooth(run.network, run.num_classes, args.sigma, device=str(run.device), precision=args.precision,
-                        compile=args.compile, noise=args.noise, round_images=args.round_images)
-        for index, result in run.map(lambda i: predict_image(smooth, run.images, i, args)):
+        smooth = Smooth(run.subject.network, run.subject.num_classes, args.sigma, device=str(run.device),
+                        precision=args.precision, compile=args.compile, noise=args.noise,
+                        round_images=args.round_images)
+        for index, result in run.map(lambda i: predict_image(smooth, run.subject.images, i, args)):
             run.write(index, result)
     return run.status
 

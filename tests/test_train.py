@@ -13,10 +13,11 @@ from helpers import assert_refused, fake_checkpoint, random_network
 import architectures
 import datasets
 import train
-from architectures import build_network, file_sha256, initialise, load_checkpoint
+from architectures import build_network, initialise, load_checkpoint
 from archs.cifar_resnet import CifarResNet
 from consistency import consistency_loss
 from errors import run
+from files import file_sha256
 
 HEADER = ["epoch", "time", "lr", "train loss", "train acc", "testloss", "test acc"]
 KEYS = {"epoch", "arch", "state_dict", "optimizer"}

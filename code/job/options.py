@@ -90,7 +90,6 @@ def check_noise_options(args: argparse.Namespace) -> None:
 
 def check_sampling_options(args: argparse.Namespace) -> None:
     """Raise InputError for a value that no run can use."""
-    datasets.check_dataset_name(args.dataset)
     check_noise_options(args)
     for name in ("batch", "skip", "N0", "N"):
         if getattr(args, name, 1) < 1:  # attack.py has no --N0

@@ -4,29 +4,19 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from architectures import (
-    count_classes,
-    file_sha256,
-    load_checkpoint,
-    load_torchvision,
-    load_user_network,
-    weights_sha256,
-)
 from core import NonFiniteScores
-from datasets import open_images
 from errors import InputError
 from job.output import ResumableLog
 from job.settings import settings_of, start_of_run
+from job.subject import Subject, load_subject
 from job.worker import Worker
 from noise import make_noise
 from sampler import BadNetwork, choose_device, slow_choices
-from user_code import file_of, is_user_code
 
 STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
 
@@ -44,15 +34,16 @@ class Run:
     check(args) raises InputError for bad arguments, and returns what every rank needs of them, `prepared`;
     open_logs(run) gives the ResumableLogs. Rank 0 alone calls both and holds the files; `worker` is this process.
 
-    images, num_classes, network, device   what the arguments name
-    todo                                   the indices of the images that some log lacks
-    status                                 the exit status: 1 if an image got no row
+    subject, device   what the arguments name (or the subject that is given)
+    todo              the indices of the images that some log lacks
+    status            the exit status: 1 if an image got no row
     """
 
-    def __init__(self, args: argparse.Namespace, check: Callable, open_logs: Callable[["Run"], Iterable[ResumableLog]]):
-        self.args, self._check, self._open_logs = args, check, open_logs
+    def __init__(self, args: argparse.Namespace, check: Callable, open_logs: Callable[["Run"], Iterable[ResumableLog]],
+                 subject: Subject | None = None):
+        self.args, self._check, self._open_logs, self.subject = args, check, open_logs, subject
         self.worker, self.logs, self.todo, self.prepared = Worker.from_environment(), [], [], None
-        self._without_row, self._samples, self._weights = [], [], None
+        self._without_row, self._samples = [], []
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -62,12 +53,13 @@ class Run:
                 self._load()
                 for log in self._open_logs(self):
                     self.logs.append(stack.enter_context(closing(log)))
-                self.todo = [i for i in self._indices if any(i not in log.done for log in self.logs)]
+                self.todo = [i for i in self.subject.indices if any(i not in log.done for log in self.logs)]
                 self._begin_logs()
-            self.todo, self.prepared, weights = self.worker.share((self.todo, self.prepared, self._weights))
+            self.todo, self.prepared, known = self.worker.share(
+                (self.todo, self.prepared, self.subject and self.subject.settings))
             if not self.worker.first:
                 self._load()
-            if self._weights != weights:
+            if self.subject.settings["weights_sha256"] != known["weights_sha256"]:
                 raise InputError(f"{self.args.base_classifier}: its weights differ from process to process")
             self._context = stack.pop_all()
         return self
@@ -84,22 +76,13 @@ class Run:
 
     def settings(self, **known) -> dict:
         """What a row of this run depends on."""
-        return settings_of(self.args, arch=self._checkpoint["arch"], device_type=self.device.type,
-                           checkpoint_sha256=file_sha256(file_of(self.args.base_classifier)),
-                           weights_sha256=self._weights, delta=self._delta(), **self._own_data, **known)
-
-    @cached_property
-    def _own_data(self) -> dict:
-        """The settings that only the user's own data set has."""
-        if not is_user_code(self.args.dataset):
-            return {}
-        return {"dataset_file_sha256": file_sha256(file_of(self.args.dataset)),
-                "images_sha256": self.images.fingerprint()}
+        return settings_of(self.args, device_type=self.device.type, delta=self._delta(), **self.subject.settings,
+                           **known)
 
     def _delta(self) -> float:
         """CertificateSpec.delta for the images of this run: programs that read its log see no image."""
         noise = make_noise(self.args.noise, self.args.sigma, torch.device("cpu"), self.args.round_images)
-        x, _ = self.images.load(0)
+        x, _ = self.subject.images.load(0)
         noise.start(x)  # refuses an image that it cannot be added to, before a log is made
         return noise.delta(x.numel())
 
@@ -145,23 +128,10 @@ class Run:
 
     def _load(self) -> None:
         """Load what the arguments name. Raises InputError."""
-        args = self.args
-        self.device = choose_device(self.worker.device_name(args.device))
+        self.device = choose_device(self.worker.device_name(self.args.device))
         if self.device.index is not None:  # or CUDA graphs would take memory on GPU 0 as well
             torch.cuda.set_device(self.device)
-        self.network, self._checkpoint = self._load_network()
-        self.images, self._indices = open_images(args.dataset, args.split, args.skip, args.max)
-        self.num_classes = count_classes(args.base_classifier, self.network, self.images.load(0)[0])
-        self._weights = weights_sha256(self.network)
-
-    def _load_network(self) -> tuple[torch.nn.Module, dict]:
-        """The network, and what is known of it: `arch`, and all else that its checkpoint holds. Raises InputError."""
-        name, arch, dataset = self.args.base_classifier, self.args.arch, self.args.dataset
-        if is_user_code(name):
-            if arch is not None:
-                raise InputError("--arch belongs to a file of weights, not to FILE.py:NAME")
-            return load_user_network(name), {"arch": name}
-        return load_checkpoint(name, dataset) if arch is None else load_torchvision(name, arch, dataset)
+        self.subject = self.subject or load_subject(self.args)
 
     def _begin_logs(self) -> None:
         if not self.todo:
@@ -175,9 +145,8 @@ class Run:
         """Report on stderr what the user may not expect of this run."""
         for line in slow_choices(self.args.device, self.device, self.args.precision):
             print(line, file=sys.stderr)
-        config = self._checkpoint.get("config")
-        trained = config.get("noise_sd") if isinstance(config, dict) else None
-        if isinstance(trained, float) and trained != self.args.sigma:
+        trained = self.subject.trained_noise
+        if trained is not None and trained != self.args.sigma:
             print(f"warning: this network was trained with noise {trained:g}, and is smoothed with {self.args.sigma:g}",
                   file=sys.stderr)
         if self.args.noise == "float":

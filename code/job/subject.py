@@ -1,0 +1,55 @@
+"""What a run is about: a network and the images it is run on, named on a command line or given as Python objects."""
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from architectures import count_classes, load_checkpoint, load_torchvision, load_user_network
+from datasets import ImageSet, check_dataset_name, open_images
+from errors import InputError
+from files import file_sha256
+from sampler import weights_sha256
+from user_code import file_of, is_user_code
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network of num_classes logits, an ImageSet, and the indices requested of it.
+
+    settings: what a record says of them; trained_noise: the noise that its checkpoint says it was trained with, or None
+    """
+
+    network: nn.Module
+    num_classes: int
+    images: ImageSet
+    indices: Sequence[int]
+    settings: dict = field(default_factory=dict)
+    trained_noise: float | None = None
+
+
+def load_subject(args: argparse.Namespace) -> Subject:
+    """What dataset, split, skip and max, and base_classifier and arch name. Raises InputError."""
+    check_dataset_name(args.dataset)
+    network, checkpoint = _load_network(args)
+    images, indices = open_images(args.dataset, args.split, args.skip, args.max)
+    settings = {"arch": checkpoint["arch"], "checkpoint_sha256": file_sha256(file_of(args.base_classifier)),
+                "weights_sha256": weights_sha256(network)}
+    if is_user_code(args.dataset):
+        settings |= {"dataset_file_sha256": file_sha256(file_of(args.dataset)), "images_sha256": images.fingerprint()}
+    config = checkpoint.get("config")
+    trained = config.get("noise_sd") if isinstance(config, dict) else None
+    return Subject(network, count_classes(args.base_classifier, network, images.load(0)[0]), images, indices, settings,
+                   trained if isinstance(trained, float) else None)
+
+
+def _load_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
+    """The network, and what is known of it: `arch`, and all else that its checkpoint holds. Raises InputError."""
+    name = args.base_classifier
+    if is_user_code(name):
+        if args.arch is not None:
+            raise InputError("--arch belongs to a file of weights, not to FILE.py:NAME")
+        return load_user_network(name), {"arch": name}
+    if args.arch is not None:
+        return load_torchvision(name, args.arch, args.dataset)
+    return load_checkpoint(name, args.dataset)

@@ -1,0 +1,145 @@
+"""certify_dataset: the log of certify.py, from a Smooth and a data set of a Python program."""
+import json
+
+import pytest
+import torch
+from certify_runs import contents
+from helpers import read_rows, without_time
+from test_own_code import OPTIONS, own_file, run, settings_in
+
+from certify import OPTIONS as TAKEN
+from certify import certify_dataset, make_parser
+from core import Smooth
+from datasets import image_set
+from errors import InputError
+from sampler import weights_sha256
+from user_code import call
+
+SAMPLES = {"N0": 8, "N": 60}
+
+
+class Colours:
+    """Six images of two classes."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        pixels = torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
+        return pixels, index % 2
+
+
+def network(scale=20.0):
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(192, 2)
+    with torch.no_grad():
+        linear.weight.copy_(scale * torch.randn(2, 192, generator=generator) / 14)
+        linear.bias.zero_()
+    return torch.nn.Sequential(torch.nn.Flatten(), linear)
+
+
+def smooth(*measures, scale=20.0, **options):
+    return Smooth(network(scale), 2, 0.25, measures or "pred_score", device="cpu", **options)
+
+
+def test_rows_are_those_of_the_command_line(tmp_path):
+    """The same network and data set, named on a command line and given as objects: the same log but for names."""
+    file = own_file(tmp_path)
+    result = run(file, tmp_path / "command", "--skip", 2)
+    assert result.returncode == 0, result.stderr
+    own = Smooth(call(f"{file}:network"), 4, 0.25, device="cpu", early_abstain=True)
+    certify_dataset(own, call(f"{file}:images", "test"), tmp_path / "python", skip=2, **SAMPLES)
+    assert without_time(read_rows(tmp_path / "python")) == without_time(read_rows(tmp_path / "command"))
+    ours, theirs = settings_in(tmp_path / "python"), settings_in(tmp_path / "command")
+    differ = {name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)}
+    assert differ == {"dataset", "arch", "split", "checkpoint_sha256", "dataset_file_sha256"}
+    assert ours["arch"] == "torch.nn.modules.container.Sequential"
+
+
+def test_rows_are_those_of_smooth(tmp_path):
+    """Two measures in two logs, staged, with saved scores."""
+    certify_dataset(smooth("pred_score", "margin"), Colours(), str(tmp_path / "{confidence_measure}"),
+                    settle=[0.5, 0.0], save_scores=True, radii=[0.0, 0.1], **SAMPLES)
+    for place, name in enumerate(("pred_score", "margin")):
+        rows = read_rows(tmp_path / name)
+        assert [int(row["idx"]) for row in rows] == list(range(6)) and (tmp_path / f"{name}.scores").exists()
+        for row in rows:
+            x, label = image_set(Colours(), "colours").load(int(row["idx"]))
+            found = smooth("pred_score", "margin").certify(x, 8, 60, 0.001, 1000, index=int(row["idx"]),
+                                                           radii=(0.0, 0.1), settle=(0.5, 0.0))[place]
+            assert (int(row["label"]), int(row["predict"])) == (label, found.prediction)
+            assert float(row["exp_cdf_10"]) == pytest.approx(found.exp_cdf[1], rel=1e-7)
+
+
+def test_resumes_and_refuses_another_network_other_images_or_options(tmp_path):
+    log = tmp_path / "log"
+    certify_dataset(smooth(), Colours(), log, max=3, **SAMPLES)
+    certify_dataset(smooth(), Colours(), log, **SAMPLES)
+    certify_dataset(smooth(), Colours(), tmp_path / "whole", **SAMPLES)
+    assert without_time(read_rows(log)) == without_time(read_rows(tmp_path / "whole"))
+    assert len(json.loads((tmp_path / "log.json").read_text())["starts"]) == 2
+    before = contents(tmp_path)
+    for again, images, options, word in (
+            (smooth(scale=21.0), Colours(), SAMPLES, "BASE_CLASSIFIER's weights"),
+            (smooth(), [Colours()[index] for index in range(5)], SAMPLES, "DATASET's images"),
+            (smooth(noise="float"), Colours(), SAMPLES, "--noise"),
+            (smooth(precision="bf16"), Colours(), SAMPLES, "--precision"),
+            (smooth("margin"), Colours(), SAMPLES, "--confidence_measure"),
+            (smooth(), Colours(), {**SAMPLES, "seed": 1}, "--seed")):
+        with pytest.raises(InputError, match=word):
+            certify_dataset(again, images, log, **options)
+    assert contents(tmp_path) == before
+    certify_dataset(smooth(), Colours(), log, overwrite=True, seed=1, **SAMPLES)
+    assert (tmp_path / "log.bak").exists()
+
+
+def test_weights_are_those_given(tmp_path):
+    """Not those of a copy that was folded or cast: a later change of the caller's network changes nothing, too."""
+    given = network()
+    certified = Smooth(given, 2, 0.25, device="cpu", precision="bf16")
+    expected = weights_sha256(given)
+    certify_dataset(certified, Colours(), tmp_path / "log", max=1, **SAMPLES)
+    given[1].weight.data.zero_()
+    certify_dataset(certified, Colours(), tmp_path / "log", **SAMPLES)
+    assert settings_in(tmp_path / "log")["weights_sha256"] == expected
+
+
+@pytest.mark.parametrize("options, word", [
+    ({"N": 0}, "--N must be 1 or above"), ({"radii": [0.25, 0.0]}, "increasing"), ({"alpha": 2.0}, "--alpha"),
+    ({"settle": [0.5, 0.0]}, "one score for each measure"), ({"skip": 0}, "--skip")])
+def test_bad_options(options, word, tmp_path):
+    with pytest.raises(InputError, match=word):
+        certify_dataset(smooth(), Colours(), tmp_path / "log", **{**SAMPLES, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_misuse(tmp_path):
+    """Options that are the Smooth's or unknown; early abstention, which has no scores to save; no data set."""
+    for unknown in ("sigma", "batch_size", "precision"):
+        with pytest.raises(TypeError, match=unknown):
+            certify_dataset(smooth(), Colours(), tmp_path / "log", **{unknown: 1})
+    with pytest.raises(InputError, match="early_abstain"):
+        certify_dataset(smooth(early_abstain=True), Colours(), tmp_path / "log", save_scores=True)
+    with pytest.raises(InputError, match="map-style"):
+        certify_dataset(smooth(), iter(Colours()), tmp_path / "log")
+    with pytest.raises(InputError, match="{confidence_measure}"):
+        certify_dataset(smooth("pred_score", "margin"), Colours(), str(tmp_path / "log"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_in_the_data_set_keeps_its_traceback(tmp_path):
+    class Broken(Colours):
+        def __getitem__(self, index):
+            return super().__getitem__(index if index != 4 else 1 // 0)
+
+    with pytest.raises(InputError, match="ZeroDivisionError") as caught:
+        certify_dataset(smooth(), Broken(), tmp_path / "log", **SAMPLES)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_takes_every_option_that_is_not_the_smooth_s():
+    known = {action.dest for action in make_parser()._actions}
+    of_smooth = {"sigma", "noise", "round_images", "device", "precision", "compile", "early_abstain",
+                 "confidence_measure", "arch"}
+    assert known - of_smooth - {"help", "dataset", "base_classifier", "outfile", "split"} == TAKEN
+    assert set(OPTIONS[::2]) == {"--N0", "--N", "--device"}  # what test_own_code's runs are given
