@@ -16,11 +16,12 @@ from machine import RESULTS, describe
 
 from architectures import load_checkpoint
 from datasets import DATASETS, open_images
+from devices import choose_device
 from errors import InputError, run
 from files import refuse_existing, write_new
 from noise import ESTIMATION, make_noise
 from report.tables import format_table
-from sampler import PRECISIONS, Sampler, choose_device
+from sampler import PRECISIONS, Sampler
 
 NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}.
 Differences are over the softmax of all classes of all samples. The top score of an image is that of the class with the

@@ -24,12 +24,13 @@ from plain_loop import plain_bounds, plain_scores
 from architectures import ARCHITECTURES, DATASET_OF, build_network
 from certificate import BOUNDS, RADII, CertificateSpec
 from core import order_statistics
+from devices import choose_device
 from errors import InputError, run
 from files import refuse_existing, write_new
 from measures import MEASURES
 from noise import BLOCK, ESTIMATION, make_noise
 from report.tables import format_table
-from sampler import PRECISIONS, Sampler, choose_device, forward_size
+from sampler import PRECISIONS, Sampler, forward_size
 
 SIDE = {"cifar10": 32, "imagenet": 224}
 PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 400, "imagenet": 400}}

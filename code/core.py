@@ -9,9 +9,10 @@ from torch import nn
 
 from bounds import empirical_bernstein_lower
 from certificate import ABSTAIN, RADII, Certificate, CertificateSpec
+from devices import choose_device
 from measures import MEASURES, Measure
 from noise import ESTIMATION, SELECTION, make_noise
-from sampler import BadNetwork, Sampler, choose_device
+from sampler import BadNetwork, Sampler
 from stages import Look, look_etas, plan_looks
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples

@@ -15,6 +15,7 @@ from bounds import LARGEST_N, SMALLEST_ALPHA
 from certificate import BOUNDS, RADII, Certificate, CertificateSpec
 from core import Smooth, order_statistics
 from datasets import INFO, open_images
+from devices import choose_device, slow_choices
 from errors import InputError, run
 from files import refuse_existing, write_new
 from formats.log import columns
@@ -23,7 +24,7 @@ from job.checks import check_spec
 from job.options import check_noise_options
 from measures import MEASURES, SOFT_MEASURES
 from noise import SEEDS, SMALLEST_SIGMA
-from sampler import PRECISIONS, choose_device, slow_choices
+from sampler import PRECISIONS
 
 SIZES = (1000, 2000, 5000, 10000, 20000, 50000, 100000)
 

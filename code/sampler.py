@@ -5,7 +5,6 @@ Sample k of (seed, index, stage) is the same for every forward size, --batch and
 import copy
 import hashlib
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,46 +16,13 @@ from torch.fx import symbolic_trace
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from errors import InputError
 from noise import BLOCK, FloatNoise, IntegerNoise, stream_seed
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# what torch.cpu.get_capabilities calls a CPU's instructions for a precision, on x86 and ARM
-INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
-
 
 class BadNetwork(ValueError):
     """The base classifier is none that can be certified; the message is one line that says why."""
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` (CUDA, then CPU), `cpu`, `cuda` or `cuda:K`. Raises InputError if it is not available."""
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        if device.type in ("cpu", "cuda"):
-            torch.empty(0, device=device)
-            return device
-    except (RuntimeError, AssertionError):  # PyTorch's words for "no such device" run over several lines
-        pass
-    raise InputError(f"device {name!r} is not available")
-
-
-def fast_on_cpu(precision: str) -> bool:
-    """Whether this CPU has instructions for a precision: it emulates the others, several times as slow as fp32."""
-    capabilities = torch.cpu.get_capabilities()
-    return precision not in INSTRUCTIONS or any(capabilities.get(name) for name in INSTRUCTIONS[precision])
-
-
-def slow_choices(name: str, device: torch.device, precision: str) -> list[str]:
-    """One line for each reason why a run on `device`, chosen by `name`, is slower than its user may expect."""
-    lines = []
-    if name == "auto" and device.type == "cpu" and torch.version.cuda and os.path.exists("/dev/nvidia0"):
-        lines.append(f"there is a GPU, but PyTorch (for CUDA {torch.version.cuda}) cannot use it: its driver may be "
-                     "too old. This run uses the CPU")
-    if device.type == "cpu" and not fast_on_cpu(precision):
-        lines.append(f"this CPU has no instructions for {precision}: fp32 is several times as fast here")
-    return lines
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -74,12 +40,12 @@ def weights_sha256(network: nn.Module) -> str:
 def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:
     """Samples of each forward pass for `count` samples, at most `batch`: a multiple of BLOCK or a divisor of it.
 
-    On a CPU, passes that stay in the caches are fastest, whatever --batch says: 64 small images or 8 large ones. No
+    On a CPU, passes that stay in the caches are fastest, whatever --batch says: 64 small images or 16 large ones. No
     pass is larger than count, rounded up to whole blocks: on a GPU the few samples of a selection get a size of their
     own, and with torch.compile a graph of their own.
     """
     batch = min(batch, math.ceil(count / BLOCK) * BLOCK)
-    size = min(batch, 64 if height * width <= 64 * 64 else 8) if device_type == "cpu" else batch
+    size = min(batch, 64 if height * width <= 64 * 64 else 16) if device_type == "cpu" else batch
     return size // BLOCK * BLOCK if size >= BLOCK else 2 ** (size.bit_length() - 1)
 
 

@@ -23,10 +23,10 @@ from torch.nn.functional import cross_entropy
 import datasets
 from architectures import ARCHITECTURES, build_network, initialise, load_state, read_checkpoint
 from consistency import consistency_loss
+from devices import choose_device, slow_choices
 from errors import InputError, run
 from files import write_whole
 from noise import TRAINING_EPOCHS, TRAINING_SEEDS, training_seed
-from sampler import choose_device, slow_choices
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
 MAY_DIFFER_ON_RESUME = ("outdir", "workers", "gpu", "device", "print_freq", "resume", "init", "drop_optimizer")

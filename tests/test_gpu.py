@@ -11,8 +11,9 @@ from torch import nn
 from architectures import load_checkpoint
 from core import Smooth, order_statistics
 from datasets import open_images
+from devices import choose_device
 from noise import BLOCK, ESTIMATION, SELECTION, make_noise
-from sampler import Sampler, choose_device, tf32
+from sampler import Sampler, tf32
 
 pytestmark = pytest.mark.gpu
 

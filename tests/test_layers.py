@@ -7,7 +7,7 @@ from helpers import CODE
 # from the ground up; a module may import those of the lines above its own, and, in a room, of its own room
 LAYERS = [
     ["errors"],
-    ["files", "user_code"],
+    ["devices", "files", "user_code"],
     ["bounds", "measures"],
     ["certificate"],
     ["stages"],
@@ -21,9 +21,9 @@ LAYERS = [
 DOORS = ["analyze", "attack", "cert_acc", "certify", "draw_results", "predict", "radius", "recertify", "sample_size",
          "train", "visualize"]
 PURE = {"bounds", "measures", "certificate", "stages"}  # no torch, no files
-WITH_TORCH = {"consistency", "noise", "archs", "datasets", "architectures", "sampler", "core", "job.heartbeat",
-              "job.options", "job.run", "job.worker", "attack", "certify", "pgd", "predict", "sample_size", "train",
-              "visualize"}
+WITH_TORCH = {"consistency", "devices", "noise", "archs", "datasets", "architectures", "sampler", "core",
+              "job.heartbeat", "job.options", "job.run", "job.subject", "job.worker", "attack", "certify", "pgd",
+              "predict", "sample_size", "train", "visualize"}
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names} | {name: len(LAYERS) for name in DOORS}
 MODULES = {path.relative_to(CODE).with_suffix("").as_posix().replace("/", "."): path
            for path in sorted(CODE.rglob("*.py")) if path.name != "__init__.py"}

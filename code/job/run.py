@@ -10,13 +10,14 @@ import torch
 from tqdm import tqdm
 
 from core import NonFiniteScores
+from devices import choose_device, slow_choices
 from errors import InputError
 from job.output import ResumableLog
 from job.settings import settings_of, start_of_run
 from job.subject import Subject, load_subject
 from job.worker import Worker
 from noise import make_noise
-from sampler import BadNetwork, choose_device, slow_choices
+from sampler import BadNetwork
 
 STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
 

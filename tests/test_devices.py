@@ -1,0 +1,80 @@
+"""Devices: what makes a run slow is said, and freed memory is kept."""
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import CODE
+
+import devices
+from devices import INSTRUCTIONS, fast_on_cpu, slow_choices
+from sampler import PRECISIONS
+
+CPU = torch.device("cpu")
+AVX2, AVX512, ZEN4, SAPPHIRE, ARM, GRAVITON3 = (
+    {"avx2": True}, {"avx2": True, "avx512_f": True}, {"avx512_f": True, "avx512_bf16": True},
+    {"avx512_bf16": True, "amx_bf16": True, "avx512_fp16": True}, {"neon": True}, {"bf16": True, "fp16_arith": True})
+
+
+@pytest.mark.parametrize("capabilities, fast", [
+    (AVX2, ""), (AVX512, ""), (ZEN4, "bf16"), (SAPPHIRE, "bf16 fp16"), (ARM, ""), (GRAVITON3, "bf16 fp16")])
+def test_precisions_of_a_cpu(capabilities, fast, monkeypatch):
+    """With faked instruction sets: fp32 (and tf32, which is fp32 there) always, others if there are some."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    for precision in PRECISIONS:
+        lines = slow_choices("cpu", CPU, precision)
+        if precision in ("fp32", "tf32", *fast.split()):
+            assert fast_on_cpu(precision) and not lines
+        else:
+            assert len(lines) == 1 and f"no instructions for {precision}" in lines[0]
+        assert not slow_choices("cuda", torch.device("cuda"), precision)
+
+
+def test_capabilities_have_the_names_that_are_asked_for():
+    """PyTorch's own list for this machine, so that a name changed there is noticed here."""
+    found = torch.cpu.get_capabilities()
+    if found["architecture"] == "x86_64":
+        assert {name for names in INSTRUCTIONS.values() for name in names[:2]} <= found.keys()
+    else:
+        assert {name for names in INSTRUCTIONS.values() for name in names[2:]} <= found.keys()
+
+
+@pytest.mark.parametrize("name, built_for, gpu, said", [
+    ("auto", "13.0", True, True), ("cpu", "13.0", True, False), ("auto", None, True, False),
+    ("auto", "13.0", False, False)])
+def test_a_gpu_that_cannot_be_used(name, built_for, gpu, said, monkeypatch):
+    """An old driver: `auto` takes the CPU, and says so in one line; not if the CPU was asked for."""
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(devices.os.path, "exists", lambda path: gpu and path == "/dev/nvidia0")
+    lines = slow_choices(name, CPU, "fp32")
+    assert ["driver" in line and "CPU" in line for line in lines] == [True] * said
+
+
+FAULTS = """
+import resource, sys, torch
+sys.path.insert(0, sys.argv[1])
+from devices import choose_device
+if sys.argv[2] == "chosen":
+    choose_device("cpu")
+def layers():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):  # of 16 MiB: four blocks at a time, all freed
+        blocks = [torch.ones(2 ** 22) for _ in range(4)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+layers()
+print(layers())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has its own rules")
+def test_freed_memory_is_kept():
+    """Once a device is chosen, blocks that were freed are used again, and no page of them is mapped anew."""
+    def page_faults(how):
+        result = subprocess.run([sys.executable, "-c", FAULTS, str(CODE), how], capture_output=True, text=True,
+                                check=True)
+        return int(result.stdout)
+
+    before, after = page_faults("not yet"), page_faults("chosen")
+    assert after < 100 < before / 10
