@@ -4,13 +4,16 @@
     python code/analyze.py LOG [LOG ...] --score 0.5 0.7 --table markdown
     python code/analyze.py OUTFILE.scores --score 0.5 --out figures/exact.png
     python code/analyze.py RADIUS_FILE [RADIUS_FILE ...] --out figures/smooth.pdf
+    python code/analyze.py LOG ATTACKS --score 0.5 --out figures/attacked.png
 
-Reads logs (certify.py), saved scores (certify.py --save_scores) and radius files (radius.py). The bound from the CDF is
-solid, the bound without it dashed; several scores are panels side by side. A log is known at the radii of its columns,
-which are marked; its bound at R also holds at every smaller radius, so its curve is the staircase below the true one.
-Saved scores and radius files give the exact curve at every radius. A radius file has a score of its own. An
-image whose bound at radius 0 is below the measure's cutoff abstains in a log and is not certified there; in saved
-scores and radius files it is certified if its bound is above the score.
+Reads logs (certify.py), saved scores (certify.py --save_scores), radius files (radius.py) and attacks (attack.py). The
+bound from the CDF is solid, the bound without it dashed; several scores are panels side by side. A log is known at the
+radii of its columns, which are marked; its bound at R also holds at every smaller radius, so its curve is the staircase
+below the true one. Saved scores and radius files give the exact curve at every radius. A radius file has a score of its
+own. Attacks (dotted) count the images whose class is right and whose attacked score is above the score; an attack at R
+is also one at every larger radius. What lies between attacks and bounds is left open by both. An image whose bound at
+radius 0 is below the measure's cutoff abstains in a log and is not certified there; in saved scores and radius files it
+is certified if its bound is above the score.
 """
 import argparse
 import math
@@ -25,6 +28,7 @@ from matplotlib.lines import Line2D
 from certificate import RADII
 from errors import InputError, run
 from files import refuse_existing
+from formats.attacks import is_attack_file, read_recorded_attacks
 from formats.log import read_recorded_log
 from formats.radii import COLUMNS, NAIVE, Radii, Row, is_radius_file, read_recorded_radii
 from formats.record import report_settled
@@ -34,7 +38,8 @@ from report.figures import COLOURS, check_figure_path, new_figure, save_figure
 from report.tables import FORMATS, format_table
 
 MARKERS = "os^DvPX"
-BOUND_NAMES = {True: "CDF bound", False: "without the CDF"}
+CDF, MEAN, ATTACKED = "CDF bound", "without the CDF", "attacked score"
+LINES = {CDF: "-", MEAN: "--", ATTACKED: ":"}
 LABEL = {"confidence_measure": "{}", "score": "score above {}", "sigma": "sigma {}", "N": "N {}", "bound": "{}",
          "arch": "{}"}
 PLAIN_NAMES = {"clopper_pearson": "Clopper-Pearson", "dkw": "DKW", NAIVE: "mean alone"}
@@ -42,44 +47,44 @@ PLAIN_NAMES = {"clopper_pearson": "Clopper-Pearson", "dkw": "DKW", NAIVE: "mean 
 
 @dataclass(frozen=True)
 class Curve:
-    """Certified accuracy [J] at increasing radii [J]; exact: known at every radius, and falls at these."""
+    """Accuracy [J] at increasing radii [J]; exact: known at every radius, and falls at these.
+
+    style: steps-pre if what holds at a radius also holds at the smaller ones, steps-post if at the larger ones.
+    """
 
     radii: Sequence[float]
     accuracy: np.ndarray
-    exact: bool
+    style: str = "steps-post"
+    exact: bool = False
 
     def at(self, radius: float) -> float | None:
-        """The certified accuracy at a radius, None if it is not known there."""
+        """The accuracy at a radius, None if it is not known there."""
         if self.exact:
             return float(self.accuracy[np.searchsorted(self.radii, radius, side="right") - 1])
         return dict(zip(self.radii, self.accuracy, strict=True)).get(radius)
 
     def staircase(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Corners of a curve that is nowhere above the certified accuracy, for the drawing style of `style`."""
-        if self.exact or self.radii[0] == 0:
+        """The corners to draw in the curve's style: a log's bound at its first radius holds at 0, too."""
+        if self.style == "steps-post" or self.radii[0] == 0:
             return self.radii, self.accuracy
         return [0.0, *self.radii], [self.accuracy[0], *self.accuracy]
-
-    @property
-    def style(self) -> str:
-        """A log's accuracy at R is valid at smaller radii, so it extends to the left; an exact one to the right."""
-        return "steps-post" if self.exact else "steps-pre"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file to draw: for each score the curve of its bound from the CDF (True), without it (False), or both."""
+    """A file to draw: for each score its curves, by their names in LINES."""
 
     path: str
     settings: dict
     label: str
-    curves: dict[float | None, dict[bool, Curve]]
-    radii: tuple[float, ...] = ()  # of a log's columns
+    curves: dict[float | None, dict[str, Curve]]
+    radii: tuple[float, ...] = ()  # of the file's columns
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="+", help="logs, radius files (recognised by their headers) and OUTFILE.scores")
+    parser.add_argument("file", nargs="+",
+                        help="logs, attacks, radius files (known by their headers) and OUTFILE.scores")
     parser.add_argument("--score", type=float, nargs="+", default=[], metavar="S",
                         help="certified: the bound on the expected score is strictly above it (needed for logs and "
                              "saved scores; default: the score of the radius files)")
@@ -117,13 +122,15 @@ def read_source(path: str, scores: list[float]) -> Source:
         return source_of_scores(read_scores(path), scores)
     if is_radius_file(path):
         return source_of_radii(path, scores)
+    if is_attack_file(path):
+        return source_of_attacks(path, scores)
     log, settings = read_recorded_log(path)
     report_flaws(log)
     report_settled(path, settings, scores)
     if not scores:
         raise InputError(f"{path} is a log: give --score")
-    curves = {score: {cdf: Curve(log.radii, log.certified_accuracy(score, cdf), exact=False) for cdf in BOUND_NAMES}
-              for score in scores}
+    curves = {score: {name: Curve(log.radii, log.certified_accuracy(score, name == CDF), "steps-pre")
+                      for name in (CDF, MEAN)} for score in scores}
     return Source(path, settings, label(path, settings), curves, log.radii)
 
 
@@ -134,8 +141,18 @@ def source_of_radii(path: str, scores: list[float]) -> Source:
     if scores and scores != [settings.get("score")]:
         raise InputError(f"{path} is a radius file, for one score of its own: "
                          f"{settings.get('score', 'not recorded')}, not {' '.join(map(str, scores))}")
-    curves = {settings.get("bound") != NAIVE: exact_curve(radii)}
+    curves = {MEAN if settings.get("bound") == NAIVE else CDF: exact_curve(radii)}
     return Source(path, settings, label(path, settings), dict.fromkeys(scores or [None], curves))
+
+
+def source_of_attacks(path: str, scores: list[float]) -> Source:
+    """A file of attack.py. Raises InputError without a score."""
+    attacks, settings = read_recorded_attacks(path)
+    report_flaws(attacks)
+    if not scores:
+        raise InputError(f"{path} holds attacks: give --score")
+    curves = {score: {ATTACKED: Curve(attacks.radii, attacks.accuracy(score))} for score in scores}
+    return Source(path, settings, f"attack: {label(path, settings)}", curves, attacks.radii)
 
 
 def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
@@ -151,11 +168,11 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
     images, curves = list(saved.certificates(saved.spec)), {}
     for score in scores:
         curves[score] = {}
-        for cdf in BOUND_NAMES:
-            rows = [Row.of(index, label, certificate, certificate.radius(score, naive=not cdf))
+        for name in (CDF, MEAN):
+            rows = [Row.of(index, label, certificate, certificate.radius(score, naive=name == MEAN))
                     for index, label, certificate in images]
             radii = Radii(saved.path, COLUMNS, rows, [], False, missing=len(saved.non_finite))
-            curves[score][cdf] = exact_curve(radii)
+            curves[score][name] = exact_curve(radii)
     report_flaws(radii)
     return Source(saved.path, saved.settings, label(saved.path, saved.settings), curves)
 
@@ -174,18 +191,18 @@ def label(path: str, settings: dict) -> str:
 
 
 def print_table(sources: list[Source], scores: list, style: str) -> None:
-    """One row for each score, file and bound; a cell for each radius that some log has."""
+    """One row for each score, file and bound; a cell for each radius that some log or attack has."""
     import pandas  # only here: a figure needs none
 
     radii = sorted({radius for source in sources for radius in source.radii}) or list(RADII)
     rows = []
     for score in scores:
         for source in sources:
-            for cdf, curve in source.curves[score].items():
+            for name, curve in source.curves[score].items():
                 shown = str(source.settings.get("score", "") if score is None else score)
                 cells = {f"R = {radius:.2f}": f"{value:.4f}" for radius in radii
                          if (value := curve.at(radius)) is not None}
-                rows.append({"log": source.label, "score": shown, "bound": BOUND_NAMES[cdf]} | cells)
+                rows.append({"log": source.label, "score": shown, "bound": name} | cells)
     columns = ["log", "score", "bound", *(f"R = {radius:.2f}" for radius in radii)]
     print(format_table(pandas.DataFrame(rows, columns=columns), style), end="")
 
@@ -193,8 +210,8 @@ def print_table(sources: list[Source], scores: list, style: str) -> None:
 def draw_panel(axes, sources: list[Source], score: float | None) -> None:
     """The curves of all files at one score."""
     for source, colour, marker in zip(sources, COLOURS, MARKERS, strict=False):
-        for cdf, curve in source.curves[score].items():
-            line = {"color": colour, "linestyle": "-" if cdf else "--", "clip_on": False}
+        for name, curve in source.curves[score].items():
+            line = {"color": colour, "linestyle": LINES[name], "clip_on": False}
             axes.plot(*curve.staircase(), drawstyle=curve.style, **line)
             if not curve.exact:
                 axes.plot(curve.radii, curve.accuracy, marker, color=colour, markersize=4, clip_on=False)
@@ -216,9 +233,9 @@ def draw(sources: list[Source], scores: list):
     handles = [Line2D([], [], color=colour, marker=marker if source.radii else "", markersize=4,
                       label=textwrap.fill(source.label, 75))
                for source, colour, marker in zip(sources, COLOURS, MARKERS, strict=False)]
-    styles = {cdf for source in sources for curves in source.curves.values() for cdf in curves}
-    handles += [Line2D([], [], color="0.4", linestyle="-" if cdf else "--", label=name)
-                for cdf, name in BOUND_NAMES.items() if len(styles) == 2]
+    drawn = {name for source in sources for curves in source.curves.values() for name in curves}
+    handles += [Line2D([], [], color="0.4", linestyle=line, label=name)
+                for name, line in LINES.items() if name in drawn and len(drawn) > 1]
     figure.legend(handles=handles, loc="outside lower center", frameon=False)
     return figure
 

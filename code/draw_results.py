@@ -1,9 +1,11 @@
 """The figures of docs/results.md: certified accuracy, from saved scores and from the experiment on the sample size.
 
     python code/draw_results.py radius log_files/cifar10_resnet20 figures/new_radius.png
+    python code/draw_results.py range log_files/cifar10_resnet20_attacks figures/new_range.png
     python code/draw_results.py samples log_files/cifar10_resnet20/sample_size_0.25.tsv figures/new_samples.png
 
-The second also prints the certified accuracy at every radius.
+The second needs MEASURE/noise_SIGMA.attacks of attack.py, too; the third also prints the certified accuracy at every
+radius.
 """
 import argparse
 import sys
@@ -14,10 +16,12 @@ import numpy as np
 import pandas
 from scipy.special import ndtri
 
-from certificate import Certificate
+from certificate import ABSTAIN, Certificate
 from errors import InputError, run
 from files import refuse_existing
+from formats.attacks import read_attacks
 from formats.scores import read_scores
+from job.checks import check_spec
 from measures import MEASURES, SOFT_MEASURES
 from report.figures import COLOURS, check_figure_path, new_figure, save_figure
 
@@ -30,8 +34,10 @@ STYLES = dict(zip((*BANDS.values(), MEAN_BAND, MEAN_HOEFFDING), zip(COLOURS, ("-
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=["radius", "samples"], help="certified accuracy against radius, or against N")
-    parser.add_argument("source", help="a folder with MEASURE/noise_SIGMA.scores, or sample_size.py's table")
+    parser.add_argument("figure", choices=["radius", "range", "samples"],
+                        help="certified accuracy against radius, certified range of the score with attacked scores, or "
+                             "certified accuracy against N")
+    parser.add_argument("source", help="a folder with MEASURE/noise_SIGMA.scores; for samples, sample_size.py's table")
     parser.add_argument("out", help="picture to draw: .png, .pdf or .svg")
     parser.add_argument("--overwrite", action="store_true", help="replace the picture")
     return parser.parse_args()
@@ -79,6 +85,41 @@ def draw_radius(folder: Path):
     return figure
 
 
+def mean_range(path: Path, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, set[int]]:
+    """The mean lower and upper bound at each radius [R], over the images that do not abstain, and their indices.
+
+    Each side holds at half of the run's alpha, for each image alone.
+    """
+    saved = read_scores(str(path))
+    side = check_spec(replace(saved.spec, alpha=saved.spec.alpha / 2, eta=None))
+    kept = {index for index, _, found in saved.certificates(saved.spec) if found.prediction != ABSTAIN}
+    bounds = np.array([[(found.lower_bound(radius), found.upper_bound(radius)) for radius in radii]
+                       for index, _, found in saved.certificates(side) if index in kept])
+    return *bounds.mean(0).T, kept
+
+
+def draw_range(folder: Path):
+    """The mean certified range of the expected score against radius, and the mean score that attacks reached."""
+    figure, radii = new_figure(8.8, 6.6), np.linspace(0, 1.5, 61)
+    for row, measure in zip(figure.subplots(2, 2), SOFT_MEASURES, strict=True):
+        for axes, sigma in zip(row, SIGMAS, strict=True):
+            lower, upper, kept = mean_range(folder / measure / f"noise_{sigma}.scores", radii)
+            attacks = read_attacks(str(folder / measure / f"noise_{sigma}.attacks"))
+            if {row.index for row in attacks.attacked} != kept:
+                raise InputError(f"{attacks.path}: its images are not those of the saved scores that do not abstain")
+            axes.fill_between(radii, lower, upper, color=COLOURS[0], alpha=0.2, linewidth=0, label="certified range")
+            axes.plot(radii, lower, color=COLOURS[0])
+            axes.plot(radii, upper, color=COLOURS[0])
+            axes.plot(attacks.radii, np.mean([row.score for row in attacks.attacked], 0), "o", color=COLOURS[1],
+                      label="reached by an attack")
+            axes.set(title=f"{measure}, sigma {sigma}, {len(kept)} images", xlim=(0, radii[-1]),
+                     ylim=(MEASURES[measure].score_min, 1), xlabel="radius (L2 distance, pixels in [0, 1])",
+                     ylabel="expected score (mean over images)")
+            axes.grid(color="0.9")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
 def accuracy_by_samples(path: Path) -> pandas.DataFrame:
     """Certified accuracy at each measure's cutoff: a row for each (measure, bound, N), a column for each radius."""
     try:
@@ -116,7 +157,7 @@ def main() -> None:
     args = parse_arguments()
     check_figure_path(args.out)
     refuse_existing([args.out], args.overwrite)
-    draw = draw_radius if args.figure == "radius" else draw_samples
+    draw = {"radius": draw_radius, "range": draw_range, "samples": draw_samples}[args.figure]
     save_figure(draw(Path(args.source)), args.out, args.overwrite)
 
 

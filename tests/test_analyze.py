@@ -150,7 +150,7 @@ def test_saved_scores(tmp_path, monkeypatch, capsys):
     images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(saved.spec)]
     radii = np.array([0.0, 0.1, 0.333, 0.5, 0.71])
     curves = sources(SCORES, score=[0.3])[0].curves[0.3]
-    for cdf, bound in ((True, "lower_bound"), (False, "naive_lower_bound")):
+    for cdf, bound in ((analyze.CDF, "lower_bound"), (analyze.MEAN, "naive_lower_bound")):
         certified = [np.mean([right and getattr(found, bound)(radius) > 0.3 for found, right in images])
                      for radius in radii]
         assert [curves[cdf].at(radius) for radius in radii] == pytest.approx(certified, abs=1e-12)
@@ -159,13 +159,13 @@ def test_saved_scores(tmp_path, monkeypatch, capsys):
     assert solid.get_drawstyle() == dashed.get_drawstyle() == "steps-post" and len(solid.get_xdata()) > 100
     call(monkeypatch, SCORES, "--score", 0.3, "--table", "csv")
     _, row, _ = parse_table(capsys.readouterr().out, "csv")
-    assert row[3:] == [f"{curves[True].at(radius):.4f}" for radius in RADII]
+    assert row[3:] == [f"{curves[analyze.CDF].at(radius):.4f}" for radius in RADII]
 
 
 def test_a_log_is_nowhere_above_its_saved_scores():
     """At the measure's cutoff both count the same images: equal at the columns' radii, and below between them."""
     log, exact = (source.curves[0.5] for source in sources(SCORES.removesuffix(".scores"), SCORES, score=[0.5]))
-    for cdf in (True, False):
+    for cdf in (analyze.CDF, analyze.MEAN):
         assert [log[cdf].at(radius) for radius in RADII] == pytest.approx([exact[cdf].at(radius) for radius in RADII])
         for low, high in zip(RADII, RADII[1:], strict=False):
             assert all(log[cdf].at(high) <= exact[cdf].at(radius) for radius in np.linspace(low, high, 9)[1:])

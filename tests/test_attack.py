@@ -1,6 +1,7 @@
 """code/attack.py and code/pgd.py: the search stays in the ball and finds low scores; broken certificates are found."""
 import json
 import math
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from certify_runs import arguments, call_program, certify, contents, tiny_networ
 from helpers import assert_refused, read_rows, without_time
 from test_certificate import DIRECTION, SHAPE, SIGMA, AlongDirection, half_space
 
+import analyze
+import draw_results
 from errors import InputError
 from formats.attacks import KINDS, columns, parse_attacks
 from measures import MEASURES
@@ -138,6 +141,52 @@ def test_no_certificate_is_broken(certified, measure, tmp_path):
     pairs = 2 * len(attacked)
     assert f"attacked {pairs} pairs" in result.stdout and f"{pairs} * 1e-06 = {pairs * 1e-6:.3g}" in result.stdout
     assert "broken: " not in result.stdout and f"{len(attacked)} * 0.001" in result.stdout
+
+
+def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):
+    """analyze.py: attacked accuracy counts right classes whose attacked score is above the score, and is never less."""
+    log, attacks = certified / "pred_score", tmp_path / "attacks"
+    assert attack(*command(tmp_path, log, attacks)).returncode == 0
+    for score in (0.3, 0.6):
+        of_log, of_attacks = analyze.read_sources(Namespace(file=[str(log), str(attacks)], score=[score]))
+        curve = of_attacks.curves[score][analyze.ATTACKED]
+        rows = read_rows(attacks)
+        for place, radius in enumerate((0.25, 0.5)):
+            right = [row["correct"] == "1" and float(row[f"score_{radius * 100:02.0f}"]) > score for row in rows]
+            assert curve.at(radius) == pytest.approx(np.mean(right)) and curve.accuracy[place] == curve.at(radius)
+            assert curve.at(radius) >= of_log.curves[score][analyze.CDF].at(radius)
+        assert curve.at(0.0) is None
+        *_, dotted, marks = analyze.draw([of_log, of_attacks], [score]).axes[0].get_lines()
+        assert (dotted.get_linestyle(), dotted.get_drawstyle()) == (":", "steps-post")
+        assert marks.get_ydata() == pytest.approx(curve.accuracy)
+    with pytest.raises(InputError, match="give --score"):
+        analyze.read_sources(Namespace(file=[str(attacks)], score=[]))
+
+
+def test_drawn_in_the_certified_range(tmp_path):
+    """draw_results.py range: the mean of the bounds at half of alpha, and the attacked scores inside it."""
+    for measure in ("pred_score", "margin"):
+        for sigma in ("0.25", "0.50"):  # one noise under two names: the figure reads files alone
+            out = tmp_path / measure / f"noise_{sigma}"
+            assert certify(*arguments(weights_file(tmp_path), out, "--N", 500, "--confidence_measure", measure,
+                                      "--save_scores", stop=160)).returncode == 0
+            assert attack(*command(tmp_path, out, f"{out}.attacks")).returncode == 0
+    figure = draw_results.draw_range(tmp_path)
+    for axes, measure in zip(figure.axes[::2], ("pred_score", "margin"), strict=True):
+        lower, upper, points = (line.get_ydata() for line in axes.get_lines())
+        radii = axes.get_lines()[0].get_xdata()
+        rows = [row for row in read_rows(tmp_path / measure / "noise_0.25.attacks") if row["predict"] != "-1"]
+        assert points == pytest.approx([np.mean([float(row[f"score_{name}"]) for row in rows]) for name in (25, 50)])
+        inside = np.interp((0.25, 0.5), radii, lower), points, np.interp((0.25, 0.5), radii, upper)
+        assert (inside[0] < inside[1]).all() and (inside[1] < inside[2]).all()
+        assert (np.diff(lower) <= 0).all() and (np.diff(upper) >= 0).all()
+        log = read_rows(tmp_path / measure / "noise_0.25")
+        wider = np.mean([float(row["exp_cdf_25"]) for row in log if row["predict"] != "-1"])  # at all of alpha
+        assert 0 < wider - inside[0][0] < 0.05
+    (tmp_path / "margin" / "noise_0.50.attacks").write_bytes((tmp_path / "pred_score/noise_0.25.attacks").read_bytes()
+                                                             .replace(b"\n0\t", b"\n1\t"))
+    with pytest.raises(InputError, match="are not those of the saved scores"):
+        draw_results.draw_range(tmp_path)
 
 
 def test_bounds_raised_by_hand_are_found(certified, tmp_path):

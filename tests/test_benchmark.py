@@ -4,7 +4,10 @@ Speed is shown by the benchmarks and never asserted.
 """
 import math
 import sys
+from argparse import Namespace
+from subprocess import CompletedProcess
 
+import freed_memory
 import machine
 import numpy as np
 import plain_loop
@@ -167,3 +170,32 @@ def test_precision_report(monkeypatch, tmp_path, capsys):
     assert row["precision"] == "bf16" and 0 < float(row["mean difference"]) <= float(row["largest difference"]) < 0.2
     with pytest.raises(InputError, match="--overwrite"):
         precision.main()
+
+
+# --- freed_memory.py --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", freed_memory.KINDS)
+def test_one_measurement_of_freed_memory(kind, monkeypatch):
+    """The device is chosen, which keeps freed memory, or it is not."""
+    chosen = []
+    monkeypatch.setattr(freed_memory, "choose_device", lambda name: chosen.append(name) or CPU)
+    monkeypatch.setitem(freed_memory.SAMPLES, "cifar_resnet20", 32)
+    seconds, faults = freed_memory.measure("cifar_resnet20", kind, "fp32")
+    assert seconds > 0 and faults >= 0 and bool(chosen) == (kind == "kept")
+
+
+def test_report_of_freed_memory(monkeypatch):
+    """Kinds take turns; medians, spreads, and the median of the ratios."""
+    seconds = {"returned": iter([3.0, 5.0, 4.0] * 3), "kept": iter([2.0, 1.0, 4.0] * 3)}
+    order = []
+
+    def measured(command, **_):
+        order.append(command[-1])
+        return CompletedProcess(command, 0, f"{next(seconds[command[-1]])} {7 if command[-1] == 'kept' else 100}")
+
+    monkeypatch.setattr(freed_memory, "describe", str)
+    monkeypatch.setattr(freed_memory.subprocess, "run", measured)
+    text = freed_memory.report(Namespace(repeat=3, precision="bf16"))
+    header, *rows = markdown_rows(text, "network")
+    assert [row[0] for row in rows] == list(freed_memory.ARCHITECTURES) and order == ["returned", "kept"] * 9
+    assert rows[0][1:] == ["4 (3 to 5)", "100", "2 (1 to 4)", "7", "1.50"] and "bf16" in text

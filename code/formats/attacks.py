@@ -8,11 +8,14 @@ it has predict -1, and 0 in all these columns.
 """
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from certificate import ABSTAIN
 from errors import InputError
 from files import read_bytes
+from formats.record import read_record, without_row
 from formats.rows import ImageRow, RowFile, number, parse_image, parse_rows, round_down, round_up, shortest
 
 KINDS = ("bound", "score", "lower", "upper")
@@ -49,6 +52,14 @@ class Attacks(RowFile):
         """The rows of the images that were attacked."""
         return [row for row in self.rows if row.predict != ABSTAIN]
 
+    def accuracy(self, score: float) -> np.ndarray:
+        """The fraction of all images at each radius, [radii], whose class is right and whose score stays above `score`.
+
+        Of the attacked scores, their means: up to sampling, no certificate can count more images.
+        """
+        above = np.array([row.score for row in self.rows]) > score
+        return (above & np.array([row.correct for row in self.rows])[:, None]).sum(0) / self.images
+
     def broken(self) -> list[tuple[Row, int]]:
         """The rows with a broken certificate, each with the place of a radius at which it is broken."""
         return [(row, place) for row in self.attacked for place, broken in enumerate(row.broken) if broken]
@@ -81,6 +92,18 @@ def read_attacks(path: str) -> Attacks:
     if not attacks.rows:
         raise InputError(f"{path}: no complete row in it")
     return attacks
+
+
+def read_recorded_attacks(path: str) -> tuple[Attacks, dict]:
+    """The file in `path` and the settings of its run ({} without a record). Raises InputError."""
+    record, attacks = read_record(path), read_attacks(path)
+    settings = record["settings"] if record else {}
+    return replace(attacks, missing=len(without_row(record, attacks.indices))), settings
+
+
+def is_attack_file(path: str) -> bool:
+    """Whether a file's header is that of attacks. Raises InputError if it cannot be read."""
+    return read_bytes(path).startswith(b"idx\tlabel\tpredict\tbound_")
 
 
 def _parse_row(fields: Sequence[str], score_range: tuple[float, float]) -> Row:
