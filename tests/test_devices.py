@@ -1,4 +1,5 @@
 """Devices: what makes a run slow is said, and freed memory is kept."""
+import os
 import platform
 import subprocess
 import sys
@@ -72,9 +73,11 @@ print(layers())
 def test_freed_memory_is_kept():
     """Once a device is chosen, blocks that were freed are used again, and no page of them is mapped anew."""
     def page_faults(how):
+        # glibc's own limits at the start, which it would otherwise raise by itself, or not, as the blocks happen to lie
+        env = os.environ | {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
         result = subprocess.run([sys.executable, "-c", FAULTS, str(CODE), how], capture_output=True, text=True,
-                                check=True)
+                                check=True, env=env)
         return int(result.stdout)
 
     before, after = page_faults("not yet"), page_faults("chosen")
-    assert after < 100 < before / 10
+    assert after < 100 and before > 1000
