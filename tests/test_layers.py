@@ -79,7 +79,7 @@ def test_who_imports_torch():
         module for module in MODULES if module in WITH_TORCH or room(module) in WITH_TORCH}
 
 
-@pytest.mark.parametrize("module", PURE)
+@pytest.mark.parametrize("module", sorted(PURE))
 def test_pure(module):
     """Mathematics alone: no file is opened, and nothing of the system is imported."""
     assert not {room(name) for name in imports(module)} & {"torch", "os", "sys", "pathlib", "io", "errors", "files"}
