@@ -214,14 +214,21 @@ def test_speed_table():
     """docs/performance.md: seconds and both ratios are those of the result files, whose medians they come from."""
     row = r"^\| (\w+) \| ([\w, ]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$"
     shown = re.findall(row, text_of("docs/performance.md"), re.MULTILINE)
-    lines = (ROOT / "benchmarks/results/sampling_cpu_quick.md").read_text().splitlines()
+    lines = (ROOT / "benchmarks/results/sampling_cpu_quick_cifar.md").read_text().splitlines()
     measured = {(cells[1], cells[2]): float(cells[4]) for line in lines
                 if len(cells := [cell.strip() for cell in line.split("|")]) == 9 and cells[3].isdecimal()}
-    assert len(shown) == 12
+    assert len(shown) == 8
     for network, variant, *cells in shown:
         seconds = measured[network, variant]
         ratios = (measured[network, name] / seconds for name in ("plain loop", "plain loop, best batch"))
         assert cells == [f"{seconds:.3g}", *(f"{ratio:.1f}" for ratio in ratios)]
+
+
+def test_memory_table():
+    """docs/performance.md shows the table of the benchmark's report."""
+    report = (ROOT / "benchmarks/results/freed_memory_cpu.md").read_text()
+    table = report[report.index("| network |"):].strip()
+    assert table.count("\n") == 4 and table in text_of("docs/performance.md")
 
 
 def test_documents_say_nothing_of_paths_outside():
