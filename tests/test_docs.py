@@ -211,17 +211,24 @@ def test_python_blocks_compile():
 
 
 def test_speed_table():
-    """docs/performance.md: seconds and both ratios are those of the result files, whose medians they come from."""
-    row = r"^\| (\w+) \| ([\w, ]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$"
+    """docs/performance.md: seconds, ratios and peak are those of the result files, whose medians they come from."""
+    row = r"^\| (\w+) \| ([\w, ]+) \| (AVX2|AVX-512) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (?:(\d+%) )?\|$"
     shown = re.findall(row, text_of("docs/performance.md"), re.MULTILINE)
-    lines = (ROOT / "benchmarks/results/sampling_cpu_quick_cifar.md").read_text().splitlines()
-    measured = {(cells[1], cells[2]): float(cells[4]) for line in lines
-                if len(cells := [cell.strip() for cell in line.split("|")]) == 9 and cells[3].isdecimal()}
-    assert len(shown) == 8
-    for network, variant, *cells in shown:
-        seconds = measured[network, variant]
-        ratios = (measured[network, name] / seconds for name in ("plain loop", "plain loop, best batch"))
+    measured = {}
+    for name in ("cifar", "resnet50", "avx2"):
+        text = (ROOT / f"benchmarks/results/sampling_cpu_quick_{name}.md").read_text()
+        instructions = "AVX2" if name == "avx2" else "AVX-512"
+        assert f"{instructions.replace('-', '')}\n" in text
+        for cells in ([cell.strip() for cell in line.split("|")] for line in text.splitlines()):
+            if len(cells) == 9 and cells[3].isdecimal():
+                measured[cells[1], cells[2], instructions] = float(cells[4]), cells[7]
+    assert len(shown) == 14
+    for network, variant, instructions, *cells, peak in shown:
+        seconds, its_peak = measured[network, variant, instructions]
+        ratios = (measured[network, name, instructions][0] / seconds
+                  for name in ("plain loop", "plain loop, best batch"))
         assert cells == [f"{seconds:.3g}", *(f"{ratio:.1f}" for ratio in ratios)]
+        assert peak == (its_peak if variant.startswith("fp32") else "")
 
 
 def test_memory_table():
