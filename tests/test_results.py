@@ -175,3 +175,17 @@ def test_analyze_on_the_shipped_logs(tmp_path):
     table = pandas.read_csv(tmp_path / "table.csv")
     expected = read_recorded_log(str(RUNS[0]))[0].certified_accuracy(0.5)
     assert table.iloc[0, 3:].astype(float).tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_imagenet_table():
+    """docs/results.md: the images that the saved scores certify at radii between the columns of their logs."""
+    row = r"^\| ([\d.]+) \| (\w+) above [\d.]+ \| ([\d |]+) \|$"
+    shown = re.findall(row, (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
+    radii = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+    assert len(shown) == 3 * len(MEASURES)
+    for sigma, name, cells in shown:
+        saved = read_scores(f"{ROOT}/log_files/imagenet_efficientnet/{name}/noise_{sigma}.scores")
+        assert len(saved.records) == 20 and saved.spec.n == 1000 and not saved.non_finite
+        right = [found for _, label, found in saved.certificates(saved.spec) if found.prediction == label]
+        counts = [sum(found.lower_bound(radius) > MEASURES[name].cutoff for found in right) for radius in radii]
+        assert list(map(int, cells.split(" | "))) == counts
