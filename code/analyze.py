@@ -11,12 +11,13 @@ bound from the CDF is solid, the bound without it dashed; several scores are pan
 radii of its columns, which are marked; its bound at R also holds at every smaller radius, so its curve is the staircase
 below the true one. Saved scores and radius files give the exact curve at every radius. A radius file has a score of its
 own. Attacks (dotted) count the images whose class is right and whose attacked score is above the score; an attack at R
-is also one at every larger radius. What lies between attacks and bounds is left open by both. An image whose bound at
+is also one at every larger radius. For images between attacks and bounds, neither is known. An image whose bound at
 radius 0 is below the measure's cutoff abstains in a log and is not certified there; in saved scores and radius files it
 is certified if its bound is above the score.
 """
 import argparse
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from matplotlib.lines import Line2D
 
 from certificate import RADII
 from errors import InputError, run
-from files import refuse_existing
+from files import file_sha256, refuse_existing
 from formats.attacks import is_attack_file, read_recorded_attacks
 from formats.log import read_recorded_log
 from formats.radii import COLUMNS, NAIVE, Radii, Row, is_radius_file, read_recorded_radii
@@ -79,6 +80,8 @@ class Source:
     label: str
     curves: dict[float | None, dict[str, Curve]]
     radii: tuple[float, ...] = ()  # of the file's columns
+    log_sha256: str | None = None  # of the log that it is, or that it attacks
+    indices: tuple[int, ...] = ()  # of the images that count in it
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -111,9 +114,25 @@ def check_arguments(args: argparse.Namespace) -> None:
 def read_sources(args: argparse.Namespace) -> list[Source]:
     """The files, in the order given. Raises InputError."""
     sources = [read_source(path, args.score) for path in dict.fromkeys(args.file)]
+    check_attacks(sources)
     labels = [source.label for source in sources]
     return [replace(source, label=f"{source.label} ({source.path})") if labels.count(source.label) > 1 else source
             for source in sources]
+
+
+def check_attacks(sources: list[Source]) -> None:
+    """Raise InputError for an attack beside logs if it is of none of them, or of other images than its log's."""
+    logs = {source.log_sha256: source for source in sources if ATTACKED not in names_of(source)}
+    for attack in (source for source in sources if logs and ATTACKED in names_of(source)):
+        if attack.log_sha256 not in logs:
+            raise InputError(f"{attack.path}: an attack of none of the logs that are drawn with it")
+        if attack.indices != logs[attack.log_sha256].indices:
+            raise InputError(f"{attack.path}: not all images of its log are attacked, or others are")
+
+
+def names_of(source: Source) -> set[str]:
+    """The names of a source's curves."""
+    return {name for curves in source.curves.values() for name in curves}
 
 
 def read_source(path: str, scores: list[float]) -> Source:
@@ -131,7 +150,8 @@ def read_source(path: str, scores: list[float]) -> Source:
         raise InputError(f"{path} is a log: give --score")
     curves = {score: {name: Curve(log.radii, log.certified_accuracy(score, name == CDF), "steps-pre")
                       for name in (CDF, MEAN)} for score in scores}
-    return Source(path, settings, label(path, settings), curves, log.radii)
+    return Source(path, settings, label(path, settings), curves, log.radii, file_sha256(path),
+                  (*log.indices, *[-1] * log.missing))
 
 
 def source_of_radii(path: str, scores: list[float]) -> Source:
@@ -152,7 +172,8 @@ def source_of_attacks(path: str, scores: list[float]) -> Source:
     if not scores:
         raise InputError(f"{path} holds attacks: give --score")
     curves = {score: {ATTACKED: Curve(attacks.radii, attacks.accuracy(score))} for score in scores}
-    return Source(path, settings, f"attack: {label(path, settings)}", curves, attacks.radii)
+    return Source(path, settings, f"attack: {label(path, settings)}", curves, attacks.radii, settings.get("log_sha256"),
+                  (*attacks.indices, *[-1] * attacks.missing))
 
 
 def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
@@ -174,7 +195,10 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
             radii = Radii(saved.path, COLUMNS, rows, [], False, missing=len(saved.non_finite))
             curves[score][name] = exact_curve(radii)
     report_flaws(radii)
-    return Source(saved.path, saved.settings, label(saved.path, saved.settings), curves)
+    log = saved.path.removesuffix(".scores")
+    return Source(saved.path, saved.settings, label(saved.path, saved.settings), curves,
+                  log_sha256=file_sha256(log) if os.path.isfile(log) else None,
+                  indices=(*radii.indices, *[-1] * radii.missing))
 
 
 def exact_curve(radii: Radii) -> Curve:
@@ -233,7 +257,7 @@ def draw(sources: list[Source], scores: list):
     handles = [Line2D([], [], color=colour, marker=marker if source.radii else "", markersize=4,
                       label=textwrap.fill(source.label, 75))
                for source, colour, marker in zip(sources, COLOURS, MARKERS, strict=False)]
-    drawn = {name for source in sources for curves in source.curves.values() for name in curves}
+    drawn = set().union(*map(names_of, sources))
     handles += [Line2D([], [], color="0.4", linestyle=line, label=name)
                 for name, line in LINES.items() if name in drawn and len(drawn) > 1]
     figure.legend(handles=handles, loc="outside lower center", frameon=False)

@@ -1,4 +1,4 @@
-"""The figures of docs/results.md: certified accuracy, from saved scores and from the experiment on the sample size.
+"""The figures of docs/results.md: certified accuracy and ranges, from saved scores, attacks, and other sample sizes.
 
     python code/draw_results.py radius log_files/cifar10_resnet20 figures/new_radius.png
     python code/draw_results.py range log_files/cifar10_resnet20_attacks figures/new_range.png
@@ -18,8 +18,8 @@ from scipy.special import ndtri
 
 from certificate import ABSTAIN, Certificate
 from errors import InputError, run
-from files import refuse_existing
-from formats.attacks import read_attacks
+from files import file_sha256, refuse_existing
+from formats.attacks import read_recorded_attacks
 from formats.scores import read_scores
 from job.checks import check_spec
 from measures import MEASURES, SOFT_MEASURES
@@ -88,11 +88,13 @@ def draw_radius(folder: Path):
 def mean_range(path: Path, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, set[int]]:
     """The mean lower and upper bound at each radius [R], over the images that do not abstain, and their indices.
 
-    Each side holds at half of the run's alpha, for each image alone.
+    Each side holds at half of the run's alpha, for each image alone. Raises InputError if all images abstain.
     """
     saved = read_scores(str(path))
     side = check_spec(replace(saved.spec, alpha=saved.spec.alpha / 2, eta=None))
     kept = {index for index, _, found in saved.certificates(saved.spec) if found.prediction != ABSTAIN}
+    if not kept:
+        raise InputError(f"{path}: all images abstain")
     bounds = np.array([[(found.lower_bound(radius), found.upper_bound(radius)) for radius in radii]
                        for index, _, found in saved.certificates(side) if index in kept])
     return *bounds.mean(0).T, kept
@@ -103,10 +105,11 @@ def draw_range(folder: Path):
     figure, radii = new_figure(8.8, 6.6), np.linspace(0, 1.5, 61)
     for row, measure in zip(figure.subplots(2, 2), SOFT_MEASURES, strict=True):
         for axes, sigma in zip(row, SIGMAS, strict=True):
-            lower, upper, kept = mean_range(folder / measure / f"noise_{sigma}.scores", radii)
-            attacks = read_attacks(str(folder / measure / f"noise_{sigma}.attacks"))
-            if {row.index for row in attacks.attacked} != kept:
-                raise InputError(f"{attacks.path}: its images are not those of the saved scores that do not abstain")
+            log = folder / measure / f"noise_{sigma}"
+            lower, upper, kept = mean_range(Path(f"{log}.scores"), radii)
+            attacks, settings = read_recorded_attacks(f"{log}.attacks")
+            if settings.get("log_sha256") != file_sha256(str(log)) or {row.index for row in attacks.attacked} != kept:
+                raise InputError(f"{attacks.path}: not an attack of all images of {log} that do not abstain")
             axes.fill_between(radii, lower, upper, color=COLOURS[0], alpha=0.2, linewidth=0, label="certified range")
             axes.plot(radii, lower, color=COLOURS[0])
             axes.plot(radii, upper, color=COLOURS[0])

@@ -161,6 +161,21 @@ def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):
         assert marks.get_ydata() == pytest.approx(curve.accuracy)
     with pytest.raises(InputError, match="give --score"):
         analyze.read_sources(Namespace(file=[str(attacks)], score=[]))
+    for files, reason in (((certified / "margin", attacks), "none of the logs"), ((log, tmp_path / "some"), "not all")):
+        with pytest.raises(InputError, match=reason):
+            lines = attacks.read_text().splitlines(keepends=True)
+            (tmp_path / "some").write_text("".join(lines[:-1]))
+            (tmp_path / "some.json").write_bytes((tmp_path / "attacks.json").read_bytes())
+            analyze.read_sources(Namespace(file=list(map(str, files)), score=[0.5]))
+
+
+def test_an_attack_is_one_at_every_larger_radius():
+    """A score that a search in a larger ball missed was found in the smaller one."""
+    header = "\t".join(columns((0.25, 0.5))) + "\n"
+    rows = "0\t3\t3\t0.1\t0.1\t0.3\t0.6\t0.2\t0.5\t0.4\t0.7\t1\t0:00:01\n" \
+           "1\t3\t3\t0.1\t0.1\t0.7\t0.6\t0.2\t0.5\t0.8\t0.7\t1\t0:00:01\n"
+    attacks = parse_attacks("f", (header + rows).encode())
+    assert attacks.accuracy(0.5).tolist() == [0.5, 0.5] and attacks.accuracy(0.65).tolist() == [0.5, 0.0]
 
 
 def test_drawn_in_the_certified_range(tmp_path):
@@ -185,7 +200,7 @@ def test_drawn_in_the_certified_range(tmp_path):
         assert 0 < wider - inside[0][0] < 0.05
     (tmp_path / "margin" / "noise_0.50.attacks").write_bytes((tmp_path / "pred_score/noise_0.25.attacks").read_bytes()
                                                              .replace(b"\n0\t", b"\n1\t"))
-    with pytest.raises(InputError, match="are not those of the saved scores"):
+    with pytest.raises(InputError, match="not an attack of all images"):
         draw_results.draw_range(tmp_path)
 
 

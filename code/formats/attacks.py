@@ -53,11 +53,12 @@ class Attacks(RowFile):
         return [row for row in self.rows if row.predict != ABSTAIN]
 
     def accuracy(self, score: float) -> np.ndarray:
-        """The fraction of all images at each radius, [radii], whose class is right and whose score stays above `score`.
+        """The fraction of all images, [radii], whose class is right and whose attacked score stays above `score`.
 
-        Of the attacked scores, their means: up to sampling, no certificate can count more images.
+        At each radius and all smaller ones, whose balls lie inside. Up to sampling, certificates can hold for no more
+        of the images that do not abstain.
         """
-        above = np.array([row.score for row in self.rows]) > score
+        above = np.logical_and.accumulate(np.array([row.score for row in self.rows]) > score, axis=1)
         return (above & np.array([row.correct for row in self.rows])[:, None]).sum(0) / self.images
 
     def broken(self) -> list[tuple[Row, int]]:
