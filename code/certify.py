@@ -12,9 +12,12 @@ OUTFILE gets one row per image (its columns: formats/log.py), OUTFILE.json the s
 resumes from the rows that are done. cert_acc.py turns the log into certified accuracy.
 """
 import argparse
+import operator
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 from torch.utils.data import Dataset
@@ -31,10 +34,11 @@ from job.output import ResumableLog
 from job.run import STOPPED, ImageResult, Run
 from job.subject import Subject
 from measures import MEASURES
+from sampler import modules_sha256, weights_sha256
 from stages import plan_looks
 
 PLACE = "{confidence_measure}"
-# of the command line, what certify_dataset takes too; all else is a property of the Smooth that it is given
+# the command-line options that certify_dataset accepts; the others come from the Smooth
 OPTIONS = {"N0", "N", "alpha", "batch", "skip", "max", "seed", "bound", "weights", "radii", "save_scores", "settle",
            "overwrite"}
 
@@ -114,37 +118,61 @@ def main() -> int:
     return run.status
 
 
-def certify_dataset(smooth: Smooth, dataset: Dataset, outfile: str, **options) -> None:
+def certify_dataset(smooth: Smooth, dataset: Dataset, outfile: str, **options) -> int:
     """Write the log of a data set certified by `smooth`, as this program does; repeating the call resumes.
 
     dataset   map-style, of (image, label): the image a float tensor [C, H, W] in [0, 1], a uint8 tensor or a PIL image,
               all of one size; the label an integer of 0 or above
     outfile   the log; it contains {confidence_measure} if smooth has several measures
     options   of the command line, by their names and with their defaults: N0, N, alpha, batch, skip, max, seed, bound,
-              weights, radii, save_scores, settle (a list with a score for each measure), overwrite
+              weights, radii, save_scores, settle (a score for each measure), overwrite
 
-    The record holds the hashes of the weights and of the images, and the names of their classes, but of no code: start
-    another log if the code of your network changes. Raises InputError, TypeError for an unknown option.
+    Returns the number of images without a row. The record holds the hashes of the network's weights, buffers and
+    printed modules, and of the images (of the first 32, if the data set has `targets`), but of no code, nor of
+    attributes that are not printed: start another log if these change. Raises InputError, TypeError for an unknown
+    option.
     """
     if unknown := sorted(options.keys() - OPTIONS):
         raise TypeError(f"certify_dataset: unknown options: {', '.join(unknown)}")
     if options.get("save_scores") and smooth.early_abstain:
         raise errors.InputError("save_scores needs a Smooth without early_abstain, which gives images up")
-    sampler, name, network = smooth.sampler, class_name(dataset), class_name(smooth.sampler.base_classifier)
-    args = make_parser().parse_args([name, network, "0", ""])
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise errors.InputError("certify_dataset runs in one process: for several, name network and data set as "
+                                "FILE.py:NAME to certify.py")
+    sampler, network = smooth.sampler, smooth.sampler.base_classifier
+    parser = make_parser()
+    args = parser.parse_args([class_name(dataset), class_name(network), "0", ""])
     del args.split  # a data set is one split
     vars(args).update(outfile=str(outfile), sigma=smooth.sigma, noise="float" if smooth.float_noise else "integer",
                       round_images=smooth.round_images, precision=sampler.precision, compile=sampler.compile,
                       device=str(sampler.device), early_abstain=smooth.early_abstain,
-                      confidence_measure=[measure.name for measure in smooth.measures], **options)
-    check_sampling_options(args)
-    images = image_set(dataset, name)
-    hashes = {"weights_sha256": sampler.weights_sha256, "images_sha256": images.fingerprint()}
-    subject = Subject(sampler.base_classifier, smooth.num_classes, images,
-                      requested_indices(images.size, args.skip, args.max), {"arch": network, **hashes})
+                      confidence_measure=[measure.name for measure in smooth.measures],
+                      **{action.dest: value_of(action, options[action.dest])
+                         for action in parser._actions if action.dest in options})
+    make_specs(args)
+    images = image_set(dataset, args.dataset)
+    hashes = {"weights_sha256": weights_sha256(network), "modules_sha256": modules_sha256(network),
+              "images_sha256": images.fingerprint()}
+    subject = Subject(network, smooth.num_classes, images, requested_indices(images.size, args.skip, args.max),
+                      {"arch": args.base_classifier, **hashes})
     with Run(args, make_specs, open_logs, subject) as run:
         for index, result in run.map(lambda i: certify_image(smooth, run.prepared, images, i, args)):
             run.write(index, result)
+    return len(run.without_row)
+
+
+def value_of(action: argparse.Action, value):
+    """An option's value, given in Python, as the command line would give it. Raises InputError."""
+    with suppress(TypeError, ValueError):
+        if value == action.default or action.choices and value in action.choices:
+            return value
+        if action.nargs == 0 and type(value) is bool:
+            return value
+        if action.nargs == "+":
+            return [action.type(each) for each in (value if isinstance(value, Sequence) else [value])]
+        if action.type in (int, float):
+            return operator.index(value) if action.type is int else float(value)
+    raise errors.InputError(f"certify_dataset: {action.dest}: {value!r} is no value of {action.option_strings[0]}")
 
 
 def class_name(thing) -> str:

@@ -24,7 +24,7 @@ from user_code import call, is_user_code, reported
 CACHE = "./dataset_cache"
 BUNDLED = Path(__file__).parent / "data" / "cifar10_test_every_20th.npz"
 SPLITS = ("train", "test")
-FINGERPRINTED = 32  # images of the user's own data set that its fingerprint covers
+FINGERPRINTED = 32  # images that the fingerprint of a data set covers if its labels are known without loading all
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ DATASETS = tuple(INFO)
 class ImageSet:
     """Images by index: size, and load(i) -> (pixels in [0, 1] as float32 [C, H, W], label).
 
-    fingerprint() is the SHA-256 of some images and all labels, for the user's own data set; None for the others.
+    fingerprint() is the SHA-256 of all labels and of the images (the first 32 if the labels are known without them),
+    for the user's own data set; None for the others.
     """
 
     size: int
@@ -127,12 +128,16 @@ def image_set(data, name: str) -> ImageSet:
         targets = getattr(data, "targets", None)  # as in torchvision: then not every image is loaded
         if targets is not None and len(targets) == size:
             labels = [_label(f"{name}: target {index}", target) for index, target in enumerate(targets)]
+            covered = range(min(size, FINGERPRINTED))
         else:
-            labels = [load(index)[1] for index in range(size)]
-        digest = hashlib.sha256(np.array(labels, "<i8").tobytes())
-        for index in range(min(size, FINGERPRINTED)):
-            digest.update(load(index)[0].numpy().tobytes())
-        return digest.hexdigest()
+            labels, covered = [], range(size)
+        images = hashlib.sha256()
+        for index in covered:
+            x, label = load(index)
+            images.update(x.numpy().tobytes())
+            if len(labels) < size:
+                labels.append(label)
+        return hashlib.sha256(np.array(labels, "<i8").tobytes() + images.digest()).hexdigest()
 
     shape = item(0)[0].shape
     return ImageSet(size, load, fingerprint)

@@ -5,6 +5,7 @@ Sample k of (seed, index, stage) is the same for every forward size, --batch and
 import copy
 import hashlib
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -37,6 +38,18 @@ def weights_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def modules_sha256(network: nn.Module) -> str:
+    """The SHA-256 of what a state_dict lacks: the modules as they are printed, and every buffer's name and values.
+
+    Attributes that are not printed, and the code of the modules, are not in it.
+    """
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # an address differs from process to process
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(network.named_buffers()):
+        digest.update(f"{name} {value.dtype} {value.tolist()}\n".encode())
+    return digest.hexdigest()
+
+
 def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:
     """Samples of each forward pass for `count` samples, at most `batch`: a multiple of BLOCK or a divisor of it.
 
@@ -52,17 +65,16 @@ def forward_size(device_type: str, height: int, width: int, batch: int, count: i
 class Sampler:
     """Draws softmax outputs of a base classifier (a torch module from [B, C, H, W] in [0, 1] to logits [B, classes]).
 
-    The caller's module is copied, never changed; weights_sha256 identifies it. The copy runs in eval mode and
-    channels_last, with BatchNorm folded into the convolutions if torch.fx can trace it, in the given precision,
-    compiled if asked for. A sample must be one fixed function of its noisy image: the passes of an estimation have one
-    size, and no module state changes meanwhile.
+    The caller's module is copied, never changed, and the copy, base_classifier, is kept as it is. A copy of that runs
+    in eval mode and channels_last, with BatchNorm folded into the convolutions if torch.fx can trace it, in the given
+    precision, compiled if asked for. A sample must be one fixed function of its noisy image: the passes of an
+    estimation have one size, and no module state changes meanwhile.
     """
 
     def __init__(self, base_classifier: nn.Module, noise: IntegerNoise | FloatNoise, device: torch.device,
                  precision: str, compile: bool):
         self.noise, self.device, self.precision, self.dtype = noise, device, precision, PRECISIONS[precision]
         self.tf32, self.compile = precision == "tf32", compile
-        self.weights_sha256 = weights_sha256(base_classifier)
         self.base_classifier = copy.deepcopy(base_classifier).eval()
         if any(module.training or isinstance(module, _BatchNorm) and module.running_mean is None
                for module in self.base_classifier.modules()):
@@ -107,7 +119,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _prepare(self, x: torch.Tensor) -> nn.Module:
-        network = self.base_classifier.to(self.device, torch.float32)
+        network = copy.deepcopy(self.base_classifier).to(self.device, torch.float32)
         with tf32(False):  # whether BatchNorm is folded must not depend on its rounding at the first image
             network = _fold_batchnorm(network, x)
         return network.to(self.dtype, memory_format=torch.channels_last)

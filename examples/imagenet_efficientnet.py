@@ -11,8 +11,8 @@ brings as samples. Run as a program, this file copies them into ImageNet's class
     python examples/imagenet_efficientnet.py FOLDER
     IMAGENET_DIR=FOLDER python code/certify.py imagenet $EXAMPLE:network 0.1 OUTFILE --N 1000
 """
+import argparse
 import shutil
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,8 +25,11 @@ CROP = Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(224)])
 
 def files() -> list[tuple[Path, int]]:
     """The image files and their labels, which stand at the end of the names: imagenet_NN_LABEL.jpg."""
-    folder = Path(find_spec("foolbox").origin).parent / "data"  # found, not imported: it needs other packages
-    return [(path, int(path.stem.split("_")[2])) for path in sorted(folder.glob("imagenet_*.jpg"))]
+    package = find_spec("foolbox")  # found, not imported: it needs other packages
+    if package is None:
+        raise SystemExit("the images come with foolbox: pip install --no-deps foolbox")
+    return [(path, int(path.stem.split("_")[2]))
+            for path in sorted((Path(package.origin).parent / "data").glob("imagenet_*.jpg"))]
 
 
 def images(split: str) -> list[tuple[Image.Image, int]]:
@@ -43,13 +46,19 @@ def network() -> nn.Module:
     return nn.Sequential(Normalize([127 / 255] * 3, [128 / 255] * 3), trained)
 
 
-def main(folder: Path) -> None:
-    """Make FOLDER/val with ImageNet's 1,000 class folders, in the order of the labels, most of them empty."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Copy the images into ImageNet's 1,000 class folders, in the order of "
+                                                 "the labels, most of them empty.")
+    parser.add_argument("folder", type=Path, help="a new folder, which gets val/")
+    folder = parser.parse_args().folder / "val"
+    found = files()
+    if folder.exists():
+        parser.error(f"{folder} exists")
     for label in range(1000):
-        (folder / "val" / f"{label:04d}").mkdir(parents=True, exist_ok=True)
-    for path, label in files():
-        shutil.copy(path, folder / "val" / f"{label:04d}")
+        (folder / f"{label:04d}").mkdir(parents=True)
+    for path, label in found:
+        shutil.copy(path, folder / f"{label:04d}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,17 +1,20 @@
 """certify_dataset: the log of certify.py, from a Smooth and a data set of a Python program."""
 import json
 
+import numpy as np
 import pytest
 import torch
 from certify_runs import contents
 from helpers import read_rows, without_time
 from test_own_code import OPTIONS, own_file, run, settings_in
 
+from architectures import Normalize
 from certify import OPTIONS as TAKEN
 from certify import certify_dataset, make_parser
 from core import Smooth
 from datasets import image_set
 from errors import InputError
+from formats.scores import read_scores
 from sampler import weights_sha256
 from user_code import call
 
@@ -42,6 +45,11 @@ def smooth(*measures, scale=20.0, **options):
     return Smooth(network(scale), 2, 0.25, measures or "pred_score", device="cpu", **options)
 
 
+def of(first):
+    """A Smooth of the same weights behind another first module, which a state_dict does not show."""
+    return Smooth(torch.nn.Sequential(first, network()[1]), 2, 0.25, device="cpu")
+
+
 def test_rows_are_those_of_the_command_line(tmp_path):
     """The same network and data set, named on a command line and given as objects: the same log but for names."""
     file = own_file(tmp_path)
@@ -52,7 +60,7 @@ def test_rows_are_those_of_the_command_line(tmp_path):
     assert without_time(read_rows(tmp_path / "python")) == without_time(read_rows(tmp_path / "command"))
     ours, theirs = settings_in(tmp_path / "python"), settings_in(tmp_path / "command")
     differ = {name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)}
-    assert differ == {"dataset", "arch", "split", "checkpoint_sha256", "dataset_file_sha256"}
+    assert differ == {"dataset", "arch", "split", "checkpoint_sha256", "dataset_file_sha256", "modules_sha256"}
     assert ours["arch"] == "torch.nn.modules.container.Sequential"
 
 
@@ -81,6 +89,8 @@ def test_resumes_and_refuses_another_network_other_images_or_options(tmp_path):
     before = contents(tmp_path)
     for again, images, options, word in (
             (smooth(scale=21.0), Colours(), SAMPLES, "BASE_CLASSIFIER's weights"),
+            (of(torch.nn.Tanh()), Colours(), SAMPLES, "BASE_CLASSIFIER's modules"),
+            (of(Normalize((0.1,), (1.0,))), Colours(), SAMPLES, "BASE_CLASSIFIER's modules"),
             (smooth(), [Colours()[index] for index in range(5)], SAMPLES, "DATASET's images"),
             (smooth(noise="float"), Colours(), SAMPLES, "--noise"),
             (smooth(precision="bf16"), Colours(), SAMPLES, "--precision"),
@@ -106,10 +116,39 @@ def test_weights_are_those_given(tmp_path):
 
 @pytest.mark.parametrize("options, word", [
     ({"N": 0}, "--N must be 1 or above"), ({"radii": [0.25, 0.0]}, "increasing"), ({"alpha": 2.0}, "--alpha"),
-    ({"settle": [0.5, 0.0]}, "one score for each measure"), ({"skip": 0}, "--skip")])
+    ({"settle": [0.5, 0.0]}, "one score for each measure"), ({"skip": 0}, "--skip"), ({"seed": 0.5}, "seed: 0.5"),
+    ({"N": 60.0}, "N: 60.0"), ({"save_scores": 1}, "save_scores: 1"), ({"radii": "R"}, "radii: 'R'"),
+    ({"settle": 0.0}, "settle|range"), ({"bound": "none"}, "bound: 'none'"), ({"N": None}, "N: None")])
 def test_bad_options(options, word, tmp_path):
     with pytest.raises(InputError, match=word):
         certify_dataset(smooth(), Colours(), tmp_path / "log", **{**SAMPLES, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_are_taken_as_on_the_command_line(tmp_path):
+    """One score for one measure, integers as floats, NumPy's numbers: the record is that of a run that reads them."""
+    certify_dataset(smooth("margin"), Colours(), tmp_path / "log", settle=0, radii=(0, np.float32(0.25)),
+                    save_scores=True, N0=np.int64(8), N=600, max=2)
+    settings = settings_in(tmp_path / "log")
+    assert (settings["settle"], settings["radii"], settings["N0"]) == (0.0, [0.0, 0.25], 8)
+    assert len(read_scores(str(tmp_path / "log")).records) == 2
+
+
+def test_images_without_a_row_are_counted(tmp_path):
+    class Blinding(torch.nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 2), torch.nan)
+
+    blind = Smooth(Blinding(), 2, 0.25, device="cpu")
+    assert certify_dataset(blind, Colours(), tmp_path / "blind", max=2, **SAMPLES) == 2
+    assert certify_dataset(smooth(), Colours(), tmp_path / "log", max=2, **SAMPLES) == 0
+
+
+def test_one_process(tmp_path, monkeypatch):
+    """A second call would meet the first one's results in torchrun's store."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one process"):
+        certify_dataset(smooth(), Colours(), tmp_path / "log", **SAMPLES)
     assert not list(tmp_path.iterdir())
 
 

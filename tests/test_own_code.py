@@ -135,7 +135,11 @@ def test_ranks_of_torchrun(tmp_path):
     file = own_file(tmp_path, "\ndef network():\n    torch.seed()\n    return torch.nn.Sequential(torch.nn.Flatten(), "
                               "torch.nn.Linear(192, 4))\n", "random.py")
     result = torchrun(file, tmp_path / "random")
-    assert result.returncode != 0 and "differ from process to process" in result.stderr
+    assert result.returncode != 0 and "BASE_CLASSIFIER's weights: not the same in every process" in result.stderr
+    file = own_file(tmp_path, overridden("def image(self, i): import os; return super().image(i + (i == 5) * int("
+                                         "os.environ['RANK']))"), "images.py")
+    result = torchrun(file, tmp_path / "images")
+    assert result.returncode != 0 and "DATASET's images: not the same in every process" in result.stderr
 
 
 # --- images of every kind ---------------------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ def test_a_grey_image(tmp_path):
 
 
 def test_fingerprint(tmp_path):
-    """It covers the first 32 images and every label, and takes labels from `targets`, if any, without the images."""
+    """It covers every label and image; the first 32 images if it has labels from `targets`, without the images."""
     def fingerprint(more):
         return open_images(f"{own_file(tmp_path, more)}:own", "test")[0].fingerprint()
 
@@ -174,9 +178,11 @@ def test_fingerprint(tmp_path):
     plain = fingerprint(data())
     assert plain == fingerprint(data())
     assert plain != fingerprint(data(image="torch.full((1, 2, 2), float(i == 31))"))
-    assert plain == fingerprint(data(image="torch.full((1, 2, 2), float(i == 32))"))
+    assert plain != fingerprint(data(image="torch.full((1, 2, 2), float(i == 39))"))
     assert plain != fingerprint(data(label="i + (i == 39)"))
-    assert plain == fingerprint(data(image="torch.zeros(1, 2, 2) if i < 32 else 1 / 0", body="targets = range(40)"))
+    known = fingerprint(data(body="targets = range(40)"))
+    assert known == fingerprint(data(image="torch.zeros(1, 2, 2) if i < 32 else 1 / 0", body="targets = range(40)"))
+    assert known != fingerprint(data(image="torch.full((1, 2, 2), float(i == 31))", body="targets = range(40)"))
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -419,6 +425,10 @@ def test_example_efficientnet(tmp_path):
                      **env)
     assert result.returncode == 0, result.stderr
     assert [row["label"] for row in read_rows(tmp_path / "from_folders")] == ["7"]  # the folders' order
+    before = contents(tmp_path / "folders" / "val" / "0007")
+    again = run_program(file, tmp_path / "folders", env=env)
+    assert again.returncode == 2 and again.stderr.splitlines()[-1].endswith(f"{tmp_path / 'folders' / 'val'} exists")
+    assert contents(tmp_path / "folders" / "val" / "0007") == before
 
 
 def test_no_torch_is_needed_to_name_code():

@@ -13,7 +13,7 @@ from core import NonFiniteScores
 from devices import choose_device, slow_choices
 from errors import InputError
 from job.output import ResumableLog
-from job.settings import settings_of, start_of_run
+from job.settings import SETTINGS, settings_of, start_of_run
 from job.subject import Subject, load_subject
 from job.worker import Worker
 from noise import make_noise
@@ -37,14 +37,15 @@ class Run:
 
     subject, device   what the arguments name (or the subject that is given)
     todo              the indices of the images that some log lacks
-    status            the exit status: 1 if an image got no row
+    without_row       the indices of the images that got no row, since a score was not finite
+    status            the exit status: 1 if there are such images
     """
 
     def __init__(self, args: argparse.Namespace, check: Callable, open_logs: Callable[["Run"], Iterable[ResumableLog]],
                  subject: Subject | None = None):
         self.args, self._check, self._open_logs, self.subject = args, check, open_logs, subject
         self.worker, self.logs, self.todo, self.prepared = Worker.from_environment(), [], [], None
-        self._without_row, self._samples = [], []
+        self.without_row, self._samples = [], []
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -60,8 +61,8 @@ class Run:
                 (self.todo, self.prepared, self.subject and self.subject.settings))
             if not self.worker.first:
                 self._load()
-            if self.subject.settings["weights_sha256"] != known["weights_sha256"]:
-                raise InputError(f"{self.args.base_classifier}: its weights differ from process to process")
+            if names := [name for name in known or {} if self.subject.settings[name] != known[name]]:
+                raise InputError(f"{', '.join(SETTINGS[name] for name in names)}: not the same in every process")
             self._context = stack.pop_all()
         return self
 
@@ -73,7 +74,7 @@ class Run:
     @property
     def status(self) -> int:
         """The exit status of the program: 1 if an image got no row."""
-        return 1 if self._without_row else 0
+        return 1 if self.without_row else 0
 
     def settings(self, **known) -> dict:
         """What a row of this run depends on."""
@@ -110,14 +111,14 @@ class Run:
         if getattr(self.args, "settle", None) and self._samples:
             print(f"drew {sum(self._samples) / len(self._samples) / self.args.N:.3f} of the N samples per image, on "
                   f"average over {len(self._samples)} images", file=sys.stderr)
-        if self._without_row:
-            print(f"no row for {len(self._without_row)} images with non-finite scores: "
-                  f"{', '.join(map(str, self._without_row))}; repeating the command tries these again", file=sys.stderr)
+        if self.without_row:
+            print(f"no row for {len(self.without_row)} images with non-finite scores: "
+                  f"{', '.join(map(str, self.without_row))}; repeating the command tries these again", file=sys.stderr)
 
     def write(self, index: int, result: ImageResult | None) -> None:
         """Write the result of an image; None is recorded as an image without a row."""
         if result is None:
-            self._without_row.append(index)
+            self.without_row.append(index)
             for log in self.logs:
                 log.record_without_row(index)
             tqdm.write(f"image {index}: a score is NaN or infinite; it gets no row", file=sys.stderr)

@@ -16,7 +16,8 @@ LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
 # A row depends on these, so a log is resumed with the same ones only. Each with the option that sets it.
 SETTINGS = {
     "program": "the program", "dataset": "DATASET", "split": "--split", "checkpoint_sha256": "BASE_CLASSIFIER",
-    "weights_sha256": "BASE_CLASSIFIER's weights", "dataset_file_sha256": "DATASET's file",
+    "weights_sha256": "BASE_CLASSIFIER's weights", "modules_sha256": "BASE_CLASSIFIER's modules",
+    "dataset_file_sha256": "DATASET's file",
     "images_sha256": "DATASET's images",
     "arch": "BASE_CLASSIFIER", "sigma": "SIGMA", "N0": "--N0", "N": "--N", "alpha": "--alpha", "seed": "--seed",
     "precision": "--precision", "skip": "--skip", "device_type": "--device",

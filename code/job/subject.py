@@ -1,7 +1,7 @@
 """What a run is about: a network and the images it is run on, named on a command line or given as Python objects."""
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -24,12 +24,15 @@ class Subject:
     num_classes: int
     images: ImageSet
     indices: Sequence[int]
-    settings: dict = field(default_factory=dict)
+    settings: dict
     trained_noise: float | None = None
 
 
 def load_subject(args: argparse.Namespace) -> Subject:
-    """What dataset, split, skip and max, and base_classifier and arch name. Raises InputError."""
+    """What dataset, split, skip and max, and base_classifier and arch name. Raises InputError.
+
+    Every process computes the hashes, so that they can be compared.
+    """
     check_dataset_name(args.dataset)
     network, checkpoint = _load_network(args)
     images, indices = open_images(args.dataset, args.split, args.skip, args.max)
