@@ -3,10 +3,11 @@
     python cert_acc.py LOG_FILE SCORE
     python cert_acc.py LOG_FILE SCORE --confidence 0.99
     python cert_acc.py LOG_FILE LOG_FILE ... SCORE --format markdown
+    python cert_acc.py LOG_FILE LOG_FILE ... SCORE --skip 40
     python cert_acc.py --brier LOG_FILE
 
 With one log and no option it prints what the paper's own cert_acc.py prints. --confidence gives lower limits on the
-certified accuracy over the population that the images are an independent sample of, one radius at a time.
+certified accuracy over the population that the images are an independent sample of, one radius at a time. --skip K counts the images 0, K, 2K, ... only, which compares logs on the images that they share.
 
 --brier takes logs of `recertify.py --range` and no SCORE. It prints the certified Brier score of the predicted class's
 confidence: the mean over the images of (1 - lower)^2 if the prediction is right, and upper^2 if it is wrong. Each
@@ -37,6 +38,8 @@ def parse_arguments() -> argparse.Namespace:
                              "score is strictly above SCORE")
     parser.add_argument("--brier", action="store_true",
                         help="the certified Brier score instead, of logs of recertify.py --range of pred_score")
+    parser.add_argument("--skip", type=int, default=1,
+                        help="count the images with the indices 0, SKIP, 2 SKIP, ... only (default: %(default)s)")
     parser.add_argument("--confidence", type=float,
                         help="add lower limits at this confidence on the population's certified accuracy, strictly "
                              "between 0 and 1 (default: none)")
@@ -63,6 +66,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError("--confidence and --alpha are for certified accuracy, not for --brier")
     if not args.brier and not np.isfinite(args.score):
         raise InputError(f"SCORE must be a finite number, not {args.score}")
+    if args.skip < 1:
+        raise InputError(f"--skip must be 1 or above, not {args.skip}")
     for name in ("confidence", "alpha"):
         value = getattr(args, name)
         if value is not None and not 0 < value < 1:
@@ -133,7 +138,7 @@ def brier_table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> 
 def main() -> None:
     args = parse_arguments()
     check_arguments(args)
-    logs = {path: read_recorded_log(path) for path in args.log_file}
+    logs = {path: read_recorded_log(path, args.skip) for path in args.log_file}
     for path, (log, settings) in logs.items():
         report_flaws(log)
         if args.confidence is not None:

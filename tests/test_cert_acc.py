@@ -222,6 +222,18 @@ def test_images_without_a_row_are_not_certified(logs):
     assert "at radius 0.00 = 0.600000" in cert_acc(logs[0], 0.5).stdout
 
 
+def test_some_images_only(logs):
+    """Of the images 0, 40, ..., 240, 5 of 7 are certified at R = 0; one without a row counts if its index fits."""
+    result = cert_acc(logs[0], 0.5, "--skip", 40)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [float(number) for number in plain_numbers(result.stdout)] == pytest.approx([5/7, 3/7, 2/7, 1/7], abs=1e-6)
+    record = {"settings": {}, "starts": [{}], "non_finite": [410, 400]}
+    logs[0].with_name(logs[0].name + ".json").write_text(json.dumps(record))
+    assert "at radius 0.00 = 0.625000" in cert_acc(logs[0], 0.5, "--skip", 40).stdout
+    first = write_log(logs[1], (3, 2, 1, 0), rows=1)  # a single row, of image 20
+    assert_refused(cert_acc(first, 0.5, "--skip", 40), "no row", str(first))
+
+
 def test_alpha_is_each_logs_own(logs):
     """Of several logs the one without a record is named."""
     write_record(logs[0], alpha=0.02)
@@ -233,7 +245,7 @@ def test_alpha_is_each_logs_own(logs):
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("args, word", [
-    (("nan",), "SCORE"), (("inf",), "SCORE"), ((0.5, "--confidence", 0), "--confidence"),
+    ((0.5, "--skip", 0), "--skip"), (("nan",), "SCORE"), (("inf",), "SCORE"), ((0.5, "--confidence", 0), "--confidence"),
     ((0.5, "--confidence", 1), "--confidence"), ((0.5, "--confidence", 1e-17), "--confidence"),
     ((0.5, "--confidence", "nan"), "--confidence"),
     ((0.5, "--confidence", 0.9, "--alpha", 1), "--alpha"), ((0.5, "--confidence", 0.9, "--alpha", "nan"), "--alpha")])

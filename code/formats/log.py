@@ -120,14 +120,22 @@ def read_log(path: str, score_range: tuple[float, float] = (-1.0, 1.0)) -> Log:
     return log
 
 
-def read_recorded_log(path: str) -> tuple[Log, dict]:
-    """A log and the settings of its run ({} without a record), checked against the range of the recorded measure."""
+def read_recorded_log(path: str, skip: int = 1) -> tuple[Log, dict]:
+    """A log and the settings of its run ({} without a record), checked against the range of the recorded measure.
+
+    Of its images, those with the indices 0, skip, 2 skip, ... only. Raises InputError, also if there are none.
+    """
     record = read_record(path)
     settings = record["settings"] if record else {}
     name = settings.get("confidence_measure")
     measure = MEASURES.get(name) if isinstance(name, str) else None
     log = read_log(path, (measure.score_min, measure.score_max) if measure else (-1.0, 1.0))
-    return replace(log, missing=len(without_row(record, log.indices))), settings
+    missing = [index for index in without_row(record, log.indices) if index % skip == 0]
+    kept = [(row, end) for row, end in zip(log.rows, log.ends[1:], strict=True) if row.index % skip == 0]
+    if not kept:
+        raise InputError(f"{path}: no row of the images 0, {skip}, {2 * skip}, ...")
+    rows, ends = map(list, zip(*kept, strict=True))
+    return replace(log, rows=rows, ends=log.ends[:1] + ends, missing=len(missing)), settings
 
 
 def _has_upper(header: Sequence[str]) -> bool:
