@@ -72,8 +72,8 @@ def report(args: argparse.Namespace) -> str:
                       f"{statistics.median(faults):.0f}"]
         ratio = statistics.median(a / b for (a, _), (b, _) in zip(found["returned"], found["kept"], strict=True))
         rows.append([*cells, f"{ratio:.2f}"])
-    columns = ["network", *(f"{what}, {kind}" for kind in KINDS for what in ("s for 1,000 samples", "faults a sample")),
-               "ratio"]
+    columns = ["network", *(f"{what}, {kind}" for kind in KINDS
+                            for what in ("s for 1,000 samples", "page faults per sample")), "ratio"]
     table = format_table(pandas.DataFrame(rows, columns=columns), "markdown")
     return f"# Freed memory, {args.precision}\n\n{describe(torch.device('cpu'))}\n{table}"
 

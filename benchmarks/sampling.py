@@ -34,7 +34,7 @@ from sampler import PRECISIONS, Sampler, forward_size
 
 SIDE = {"cifar10": 32, "imagenet": 224}
 PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 400, "imagenet": 400}}
-TRIED_BATCHES = {"cpu": {"cifar10": (32, 64, 128, 256), "imagenet": (4, 8, 16, 32)},
+TRIED_BATCHES = {"cpu": {"cifar10": (32, 64, 128, 256, 1000), "imagenet": (4, 8, 16, 32, 64)},
                  "cuda": {"cifar10": (400, 1000, 2000, 4000), "imagenet": (50, 100, 200, 400)}}
 PRECISIONS_OF = {"cpu": ("fp32", "bf16", "fp16"), "cuda": tuple(PRECISIONS)}  # on a CPU, tf32 is fp32
 SIGMA, ALPHA, N = 0.25, 0.001, 100_000

@@ -19,7 +19,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed blocks for the next tensors. Other C libraries are left as they are.
 
     By default it returns large blocks to the kernel, which maps and clears every page anew for the next layer's output:
-    that took up to a fifth of the time of a pass (docs/performance.md).
+    that took about a fifth of the time of a pass (docs/performance.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -181,7 +181,7 @@ def test_one_measurement_of_freed_memory(kind, monkeypatch):
     monkeypatch.setattr(freed_memory, "choose_device", lambda name: chosen.append(name) or CPU)
     monkeypatch.setitem(freed_memory.SAMPLES, "cifar_resnet20", 32)
     seconds, faults = freed_memory.measure("cifar_resnet20", kind, "fp32")
-    assert seconds > 0 and faults >= 0 and bool(chosen) == (kind == "kept")
+    assert seconds > 0 and isinstance(faults, int) and bool(chosen) == (kind == "kept")
 
 
 def test_report_of_freed_memory(monkeypatch):
