@@ -7,7 +7,8 @@
     python cert_acc.py --brier LOG_FILE
 
 With one log and no option it prints what the paper's own cert_acc.py prints. --confidence gives lower limits on the
-certified accuracy over the population that the images are an independent sample of, one radius at a time. --skip K counts the images 0, K, 2K, ... only, which compares logs on the images that they share.
+certified accuracy over the population that the images are an independent sample of, one radius at a time. --skip K
+counts the images 0, K, 2K, ... only, which compares logs on the images that they share.
 
 --brier takes logs of `recertify.py --range` and no SCORE. It prints the certified Brier score of the predicted class's
 confidence: the mean over the images of (1 - lower)^2 if the prediction is right, and upper^2 if it is wrong. Each

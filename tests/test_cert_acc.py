@@ -245,7 +245,8 @@ def test_alpha_is_each_logs_own(logs):
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("args, word", [
-    ((0.5, "--skip", 0), "--skip"), (("nan",), "SCORE"), (("inf",), "SCORE"), ((0.5, "--confidence", 0), "--confidence"),
+    (("nan",), "SCORE"), (("inf",), "SCORE"), ((0.5, "--skip", 0), "--skip"),
+    ((0.5, "--confidence", 0), "--confidence"),
     ((0.5, "--confidence", 1), "--confidence"), ((0.5, "--confidence", 1e-17), "--confidence"),
     ((0.5, "--confidence", "nan"), "--confidence"),
     ((0.5, "--confidence", 0.9, "--alpha", 1), "--alpha"), ((0.5, "--confidence", 0.9, "--alpha", "nan"), "--alpha")])
