@@ -23,8 +23,6 @@ FOREIGN = {"source", "cd", "export", "git", "pip", "awk", "grep", "nvidia-smi"}
 INPUTS = ("base_classifier", "log_file", "scores", "file", "source", "init")  # arguments that name files to read
 OUTPUTS = ("outfile", "outlog", "outdir", "out", "strip")  # arguments that name files to write
 
-# Named in the documents, and not in the clone yet: networks in training.
-NOT_IN_THE_CLONE_YET = ("models/cifar10/resnet110/noise_0.50/",)
 # Named in the documents, and never in the clone: what the user downloads.
 DOWNLOADS = ("models/imagenet/", "resnet18.pth")
 # Where the commands write; git ignores them, so a reader who has pasted a command has them, and the clone has not.
@@ -98,7 +96,7 @@ def exists(path: str) -> bool:
     file, _, function = path.partition(":")  # FILE.py:NAME
     if function:
         return (ROOT / file).is_file() and f"def {function}(" in (ROOT / file).read_text()
-    return (ROOT / path).exists() or path.startswith(NOT_IN_THE_CLONE_YET + DOWNLOADS)
+    return (ROOT / path).exists() or path.startswith(DOWNLOADS)
 
 
 def check_command(line: str, written: set[str]) -> None:
