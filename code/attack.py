@@ -22,9 +22,10 @@ import errors
 from bounds import SMALLEST_ALPHA
 from certificate import ABSTAIN, Certificate, CertificateSpec
 from core import NonFiniteScores, order_statistics
-from files import file_sha256
-from formats.attacks import Row, columns, parse_attacks, read_attacks
+from files import file_sha256, read_bytes
+from formats.attacks import Row, columns, parse_attacks
 from formats.log import Log, check_radii, read_recorded_log
+from formats.record import report_post_hoc
 from formats.rows import report_flaws, shortest
 from job.checks import check_spec
 from job.options import add_sampling_options, check_sampling_options
@@ -40,6 +41,7 @@ LARGEST_RADIUS = 100  # up to which the integers of attacked images are int16
 # of the log's run and of the attack; with what a record that lacks one means by it
 SAME = {"dataset": None, "split": None, "checkpoint_sha256": None, "sigma": None, "precision": "fp32", "noise": "float",
         "round_images": False}
+IF_RECORDED = ("arch", "weights_sha256", "dataset_file_sha256", "images_sha256")  # older records lack some of them
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ def open_logs(run: Run) -> list[ResumableLog]:
 def check_same_run(args: argparse.Namespace, settings: dict, target: Target) -> None:
     """Raise InputError that names each option by which the log is about another network, noise or set of images."""
     its = {name: target.settings.get(name, default) for name, default in SAME.items()}
-    names = [f"{SETTINGS[name]} ({its[name]}, now {settings[name]})" for name in SAME if its[name] != settings[name]]
+    its |= {name: target.settings[name] for name in IF_RECORDED if name in target.settings}
+    names = [f"{SETTINGS[name]} ({value}, now {settings.get(name)})" for name, value in its.items()
+             if value != settings.get(name)]
     if names:
         raise errors.InputError(f"{args.log} was made with other settings: {', '.join(names)}")
 
@@ -158,7 +162,7 @@ def estimate(sampler: Sampler, spec: CertificateSpec, x: torch.Tensor, chosen: i
 
 def report(args: argparse.Namespace, alpha: float) -> int:
     """Print what OUTFILE says, with the probabilities that chance alone does so; returns the exit status."""
-    attacks = read_attacks(args.outfile)
+    attacks = parse_attacks(args.outfile, read_bytes(args.outfile))  # there may be no row
     images, broken = len(attacks.attacked), attacks.broken()
     for row, place in broken:
         print(f"broken: image {row.index} at radius {attacks.radii[place]:g}: its score is at most {row.upper[place]:g}"
@@ -178,6 +182,7 @@ def main() -> int:
         network = run.subject.network.to(run.device).requires_grad_(False)
         search = Search(network, target.spec.measure, noise, args.steps, args.draws, args.clip, args.batch)
         sampler = Sampler(network, noise, run.device, args.precision, args.compile)
+        report_post_hoc(args.log, target.settings)
         for index, result in run.map(lambda i: attack_image(run, search, sampler, i)):
             run.write(index, result)
     if not run.worker.first:

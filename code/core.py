@@ -191,8 +191,8 @@ class Smooth:
     def _all_will_abstain(self, means: list[float], n: int) -> bool:
         """Whether the mean of all N scores stays below every cutoff, from the means of the first n.
 
-        A bound at radius 0 is at most the mean of all N scores, of which the first n are a random subset: Hoeffding's
-        inequality holds for sampling without replacement (Hoeffding 1963, section 6).
+        A bound at radius 0 is at most the mean of all N scores (for alpha below 1/2), of which the first n are a random
+        subset: Hoeffding's inequality holds for sampling without replacement (Hoeffding 1963, section 6).
         """
         width = float(np.sqrt(np.log(len(EARLY_CHECKS) / EARLY_ERROR) / (2 * n)))
         return all(mean + measure.range * width < measure.cutoff

@@ -86,8 +86,9 @@ def eight_bit(x: torch.Tensor, round_images: bool, reach: int = 0) -> torch.Tens
     if not torch.isfinite(x).all():
         raise InputError("an image has pixels that are NaN or infinite")
     if not round_images and not torch.equal((integers / 255).float(), x):
-        raise InputError("an image has pixels that are not multiples of 1/255 in [0, 1], which integer noise needs: "
-                         "--round_images certifies the nearest 8-bit image, --noise float does without")
+        raise InputError("an image has pixels that are not multiples of 1/255 in [0, 1], which integer noise and "
+                         "attacks need: --round_images takes the nearest 8-bit image; certifying with --noise float "
+                         "does without")
     return integers.to(torch.int16)
 
 

@@ -1,7 +1,9 @@
 """code/attack.py and code/pgd.py: the search stays in the ball and finds low scores; broken certificates are found."""
 import json
 import math
+import sys
 from argparse import Namespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,12 +13,16 @@ from helpers import assert_refused, read_rows, without_time
 from test_certificate import DIRECTION, SHAPE, SIGMA, AlongDirection, half_space
 
 import analyze
+import attack as attack_program
 import draw_results
+from bounds import clopper_pearson_band
+from certificate import CertificateSpec
 from errors import InputError
 from formats.attacks import KINDS, columns, parse_attacks
 from measures import MEASURES
-from noise import make_noise
-from pgd import Search, is_inside, project, to_grid
+from noise import ATTACK, ESTIMATION, SEARCH, SELECTION, make_noise, stream_seed
+from pgd import Search, is_inside, pixels, project, to_grid
+from sampler import Sampler
 
 CPU = torch.device("cpu")
 INTEGERS = torch.full(SHAPE, 128)
@@ -169,6 +175,16 @@ def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):
             analyze.read_sources(Namespace(file=list(map(str, files)), score=[0.5]))
 
 
+def test_saved_scores_below_the_cutoff_are_not_drawn_with_an_attack():
+    """There they count images that abstain in the log, which were not attacked and would seem broken."""
+    source, attack = (analyze.Source(path, {"confidence_measure": "pred_score"}, path, {0.3: {name: None}},
+                                     log_sha256="a", indices=(0, 20))
+                      for path, name in (("log.scores", analyze.CDF), ("attacks", analyze.ATTACKED)))
+    analyze.check_attacks([source, attack], [0.5])
+    with pytest.raises(InputError, match=r"log.scores: below 0.5"):
+        analyze.check_attacks([source, attack], [0.7, 0.3])
+
+
 def test_an_attack_is_one_at_every_larger_radius():
     """A score that a search in a larger ball missed was found in the smaller one."""
     header = "\t".join(columns((0.25, 0.5))) + "\n"
@@ -222,9 +238,66 @@ def test_bounds_raised_by_hand_are_found(certified, tmp_path):
 
 
 def test_certificates_of_another_network_are_found(certified, tmp_path):
-    """The file's name and hash are the same, but the network that answers is less confident."""
-    result = attack(*command(tmp_path, certified / "pred_score", tmp_path / "out"), network=tiny_network(scale=1.0))
+    """Name, file and weights are the same, but the code has changed, and the network that answers is less confident."""
+    class Blunt(torch.nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) / 25
+
+    result = attack(*command(tmp_path, certified / "pred_score", tmp_path / "out"), network=Blunt(*tiny_network()))
     assert result.returncode == 1 and "broken: image" in result.stdout
+
+
+def test_other_networks_and_images_are_refused(certified, tmp_path):
+    """Other weights; another function of the same file; other images. An older record lacks some of these names."""
+    log = certified / "pred_score"
+    assert_refused(attack(*command(tmp_path, log, tmp_path / "out"), network=tiny_network(seed=1)), "weights")
+    record = json.loads((certified / "pred_score.json").read_text())
+    (tmp_path / "log").write_bytes(log.read_bytes())
+    for name in ("arch", "images_sha256"):
+        record["settings"][name] = "another one"
+        (tmp_path / "log.json").write_text(json.dumps(record))
+        word = {"arch": "BASE_CLASSIFIER", "images_sha256": "DATASET's images"}[name]
+        assert_refused(attack(*command(tmp_path, tmp_path / "log", tmp_path / "out")), word, "another one")
+        del record["settings"][name]
+    del record["settings"]["weights_sha256"]
+    (tmp_path / "log.json").write_text(json.dumps(record))
+    assert attack(*command(tmp_path, tmp_path / "log", tmp_path / "out")).returncode == 0
+
+
+def test_limits_of_an_attacked_score(monkeypatch):
+    """They are a band's, of scores from a stream that neither the search nor the certificate has, less delta."""
+    noise, keys, draw = make_noise("integer", SIGMA, CPU, reach=25500), [], Sampler.softmax
+    sampler, x = Sampler(tiny_network(), noise, CPU, "fp32", False), torch.full((3, 32, 32), 128 / 255)
+    monkeypatch.setattr(Sampler, "softmax", lambda self, *args: keys.append(args[-1]) or draw(self, *args))
+    spec = CertificateSpec(MEASURES["pred_score"], 500, 0.01, SIGMA, radii=(0.0,), weights="equal")
+    found = attack_program.estimate(sampler, spec, x, 3, Namespace(seed=5, batch=100), 7)
+    assert keys == [(5, 7, ATTACK)] and len({ATTACK, SEARCH, SELECTION, ESTIMATION}) == 4
+    assert found.spec.delta == noise.delta(x.numel()) > 0
+    scores = np.sort(torch.cat([part[:, 3].clone() for part in draw(sampler, x, 500, 100, (5, 7, ATTACK))]).double())
+    band = clopper_pearson_band(500, 0.01, weights="equal")
+    lower = np.diff(scores[band.ranks - 1], prepend=0) @ band.prob
+    assert found.lower_bound(0.0) == pytest.approx(lower, abs=1e-9) and found.lower_bound(0.0) < lower
+    mirrored = np.sort(1 - scores)
+    upper = 1 - np.diff(mirrored[band.ranks - 1], prepend=0) @ band.prob
+    assert found.upper_bound(0.0) == pytest.approx(upper, abs=1e-6) and lower < found.mean < upper
+
+
+def test_each_limit_is_at_half_of_alpha(certified, tmp_path):
+    """So that both hold with probability 1 - alpha."""
+    with patch.object(sys, "argv", ["attack.py", *map(str, command(tmp_path, certified / "pred_score", "out"))]):
+        args = attack_program.parse_arguments()
+    assert attack_program.check_arguments(args).spec.alpha == args.alpha / 2
+
+
+def test_the_search_has_a_stream_of_its_own_and_two_starts(monkeypatch):
+    """Its noise and its random start come from SEARCH; one descent starts at the image, one at the edge of the ball."""
+    keys, starts, go = [], [], Search._descend
+    monkeypatch.setattr("pgd.stream_seed", lambda *key: keys.append(key) or stream_seed(*key))
+    monkeypatch.setattr(Search, "_descend", lambda self, point, *args: starts.append(point) or go(self, point, *args))
+    search(lambda u: 2 * u, steps=2).lowest(INTEGERS, 0, 0.5, index=3, seed=5)
+    assert keys == [(5, 3, SEARCH)]
+    distances = [float((start - pixels(INTEGERS)).norm()) for start in starts]
+    assert distances == [0.0, pytest.approx(0.5, abs=1e-5)]
 
 
 def test_resume(certified, tmp_path):
@@ -273,11 +346,11 @@ def test_logs_that_cannot_be_attacked(certified, tmp_path):
 
 
 def test_a_score_that_is_no_number_leaves_no_row(certified, tmp_path):
-    class Blind(torch.nn.Module):
+    class Blind(torch.nn.Sequential):
         def forward(self, x):
-            return x.flatten(1)[:, :10] * torch.nan
+            return super().forward(x) * torch.nan
 
-    result = attack(*command(tmp_path, certified / "pred_score", tmp_path / "out"), network=Blind())
+    result = attack(*command(tmp_path, certified / "pred_score", tmp_path / "out"), network=Blind(*tiny_network()))
     assert result.returncode == 1 and "non-finite" in result.stderr and "broken: " not in result.stdout
     assert json.loads((tmp_path / "out.json").read_text())["non_finite"]
 

@@ -1,12 +1,17 @@
 """certify.py --noise and --round_images: what is recorded, said and refused."""
 import json
 
+import numpy as np
 import pytest
 import torch
-from certify_runs import arguments, certify, contents, weights_file
+from certify_runs import arguments, certify, contents, tiny_network, weights_file
 from helpers import assert_refused, read_rows
 
+from certificate import ABSTAIN, CertificateSpec
+from core import Smooth
 from datasets import ImageSet
+from formats.scores import read_scores
+from measures import MEASURES
 from noise import make_noise
 
 
@@ -35,6 +40,35 @@ def test_float_noise_says_what_it_assumes(tmp_path):
     result = run(tmp_path, "--noise", "float")
     assert result.returncode == 0 and "taken for exact Gaussian noise" in result.stderr
     assert (settings(tmp_path)["noise"], settings(tmp_path)["delta"]) == ("float", 0.0)
+
+
+@pytest.mark.parametrize("noise", ["integer", "float"])
+def test_the_noise_reaches_every_certificate(noise, tmp_path):
+    """What the noise costs, delta or float32(sigma), stands in the spec of certificates and of saved scores."""
+    x, sigma = torch.full((3, 32, 32), 128 / 255), 0.3
+    delta = make_noise(noise, sigma, torch.device("cpu")).delta(x.numel())
+    assert (delta > 0) == (noise == "integer")
+    smooth = Smooth(tiny_network(), 10, sigma, noise=noise, device="cpu")
+    spec = smooth.certify(x, 16, 64, 0.1, 64, index=0).spec
+    assert (spec.delta, spec.float_noise) == (delta, noise == "float")
+    assert (spec.shift(1.0) == 1 / sigma) == (noise == "integer")
+    assert run(tmp_path, "--noise", noise, "--save_scores", stop=20).returncode == 0
+    spec = read_scores(str(tmp_path / "log")).spec
+    assert spec.float_noise == (noise == "float")
+    assert spec.delta == make_noise(noise, 0.25, torch.device("cpu")).delta(x.numel())
+
+
+def test_delta_is_taken_off_the_mean_and_the_lead(monkeypatch):
+    """delta times the range of the score: 1 for the mean of pred_score, 2 for the lead that a prediction needs."""
+    exact, drawn = (CertificateSpec(MEASURES["pred_score"], 100, 0.01, 0.25, delta=delta) for delta in (0.0, 0.01))
+    limits = [spec.certificate(0, 0.9, np.full(len(spec.band.ranks), 0.9)).mean_lower for spec in (exact, drawn)]
+    assert limits[0] - limits[1] == pytest.approx(0.01)
+    network, x = tiny_network(scale=0), torch.full((3, 32, 32), 128 / 255)
+    network[2].bias.data[0] = 9  # sure of class 0, whatever the image
+    smooth = Smooth(network, 10, 0.25, device="cpu")
+    assert smooth.predict(x, 16, 500, 0.1, 500, index=0).prediction == 0
+    monkeypatch.setattr(smooth.noise, "delta", lambda size: 0.6)
+    assert smooth.predict(x, 16, 500, 0.1, 500, index=0).prediction == ABSTAIN
 
 
 @pytest.mark.parametrize("options", [(), ("--noise", "float")])

@@ -87,17 +87,11 @@ def parse_attacks(path: str, data: bytes, score_range: tuple[float, float] = (-1
     return Attacks(**vars(table), radii=radii_of(table.header) if table.header else ())
 
 
-def read_attacks(path: str) -> Attacks:
-    """The file in `path`, with at least one row. Raises InputError."""
-    attacks = parse_attacks(path, read_bytes(path))
+def read_recorded_attacks(path: str) -> tuple[Attacks, dict]:
+    """The file in `path`, of one row or more, and the settings of its run ({} without a record). Raises InputError."""
+    record, attacks = read_record(path), parse_attacks(path, read_bytes(path))
     if not attacks.rows:
         raise InputError(f"{path}: no complete row in it")
-    return attacks
-
-
-def read_recorded_attacks(path: str) -> tuple[Attacks, dict]:
-    """The file in `path` and the settings of its run ({} without a record). Raises InputError."""
-    record, attacks = read_record(path), read_attacks(path)
     settings = record["settings"] if record else {}
     return replace(attacks, missing=len(without_row(record, attacks.indices))), settings
 
