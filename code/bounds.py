@@ -2,8 +2,8 @@
 
 A band holds, at ranks r_1 < ... < r_J, probabilities p_j such that with probability at least 1 - alpha over the sample
     p_j <= P(score >= X_(r_j))  for all j at once,   X_(1) <= ... <= X_(N) the order statistics.
-Two bands: clopper_pearson_band (the default) and dkw_band (the paper's). Both hold for every score distribution, with
-atoms too; two_valued_band takes the place of the first if a score has two values, as hard labels do. From a band,
+clopper_pearson_band is the default, dkw_band the paper's; two_valued_band takes the place of the first if a score has
+two values, as hard labels do. They hold for every distribution of the scores, with atoms too. From a band,
 expected_score_bound; from the mean alone, naive_bound. Everything is in float64, and every approximation falls on the
 safe side.
 
@@ -96,9 +96,10 @@ def limit_weights(ranks: np.ndarray, weights: str = "falling") -> np.ndarray:
 
 
 def failure_probability(n: int, ranks: np.ndarray, prob: np.ndarray) -> float:
-    """An upper bound, exact to about 1e-9 of itself, on the probability that some p_j > P(score >= X_(r_j)).
+    """An upper bound, by about 1e-6 of itself, on the probability that some p_j > P(score >= X_(r_j)).
 
-    For continuous scores (the worst case) the band holds if N(c_j) >= r_j for all j, with c_j = 1 - p_j and N(t) the
+    A score is G(U) with G not falling and U uniform, so P(score >= X_(r)) >= 1 - U_(r), with equality if it is
+    continuous, which is the worst case. Then the band holds if N(c_j) >= r_j for all j, with c_j = 1 - p_j and N(t) the
     number of n uniform variables at or below t. N is a Poisson process of rate n given N(1) = n. So the state
     N(c_j) goes forward by Poisson increments, and the mass at states below r_j leaves as failed. Only p_j enters,
     never 1 - p_j alone, which would lose a tiny p_j.
@@ -272,13 +273,14 @@ def weighted_score_bound(thresholds, weights, score_min: float):
 
 def hoeffding_lower(mean: float, n: int, alpha: float, score_range: float) -> float:
     """mean - range sqrt(ln(1 / alpha) / (2 n)): lower confidence limit on an expectation (Hoeffding 1963)."""
-    return mean - score_range * _hoeffding_width(n, alpha)
+    return mean - score_range * _hoeffding_width(n, alpha) - SLACK
 
 
 def naive_bound(mean_lower: float, shift, score_min: float, score_max: float):
-    """The bound from the mean alone (Kumar et al. 2020, Theorem 1): mean_lower itself at shift 0, and beyond
+    """The bound from the mean alone (Kumar et al. 2020, Theorem 1).
 
-    score_min + range Phi(Phi^-1(q) - shift), q = (mean_lower - score_min) / range, at least 0. shift: scalar or [R].
+    mean_lower itself at shift 0; at a larger shift score_min + range Phi(Phi^-1(q) - shift), where q is the share
+    (mean_lower - score_min) / range, at least 0. shift: scalar or [R].
     """
     shift = np.asarray(shift, dtype=np.float64)
     q = np.clip((mean_lower - score_min) / (score_max - score_min), 0.0, 1.0)
@@ -294,4 +296,4 @@ def empirical_bernstein_lower(mean, variance, n: int, alpha: float, score_range:
     if n < 2 or not 0 < alpha < 1:
         raise ValueError(f"need n >= 2 and 0 < alpha < 1, not n = {n}, alpha = {alpha}")
     log = np.log(2 / alpha)
-    return mean - np.sqrt(2 * variance * log / n) - score_range * 7 * log / (3 * (n - 1))
+    return mean - np.sqrt(2 * variance * log / n) - score_range * 7 * log / (3 * (n - 1)) - SLACK

@@ -40,7 +40,7 @@ class CertificateSpec:
     the law of the noisy images that were drawn and the exact one (see noise.py);
     weights, eta: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then
     uses whatever its own weights and bound, or None; settle: the score of staged sampling (see stages.py), or None:
-    then band, certificate and the like are those of its looks, each of which has a spec with its own n and alpha;
+    then band, certificate and the like are those of its looks, each of which has a spec with its own n and alpha.
     """
 
     measure: Measure
@@ -177,9 +177,9 @@ class Certificate:
     def upper_bound(self, radius: float) -> float:
         """The upper bound from the CDF at any radius >= 0, whether the certificate abstains or not.
 
-        sum_j (s_{j+1} - s_j) Phi(Phi^-1(q_j) + R / sigma), q_j an upper limit on P(score > s_j), s_0 the lowest score
-        with q_0 = 1: written as score_min + score_max less the lower bound of the mirrored score, whose limits are
-        1 - q_j. With the lower bound: both hold with probability 1 - 2 spec.alpha.
+        sum_j (s_{j+1} - s_j) Phi(Phi^-1(q_j) + R / sigma), with an upper limit q_j on P(score > s_j); s_0 is the lowest
+        score, q_0 = 1, and s_{J+1} the highest score. Written as score_min + score_max less the lower bound of the
+        mirrored score, whose limits are 1 - q_j. With the lower bound: both hold with probability 1 - 2 spec.alpha.
         """
         _check_radius(radius)
         measure, spec = self.spec.measure, self.spec
