@@ -33,8 +33,9 @@ from formats.attacks import is_attack_file, read_recorded_attacks
 from formats.log import read_recorded_log
 from formats.radii import COLUMNS, NAIVE, Radii, Row, is_radius_file, read_recorded_radii
 from formats.record import report_settled
-from formats.rows import report_flaws, shortest
+from formats.rows import report_different_images, report_flaws, shortest
 from formats.scores import SavedScores, read_scores
+from measures import MEASURES
 from report.figures import COLOURS, check_figure_path, new_figure, save_figure
 from report.tables import FORMATS, format_table
 
@@ -114,20 +115,27 @@ def check_arguments(args: argparse.Namespace) -> None:
 def read_sources(args: argparse.Namespace) -> list[Source]:
     """The files, in the order given. Raises InputError."""
     sources = [read_source(path, args.score) for path in dict.fromkeys(args.file)]
-    check_attacks(sources)
+    check_attacks(sources, args.score)
+    report_different_images({source.path: source.indices for source in sources})
     labels = [source.label for source in sources]
     return [replace(source, label=f"{source.label} ({source.path})") if labels.count(source.label) > 1 else source
             for source in sources]
 
 
-def check_attacks(sources: list[Source]) -> None:
-    """Raise InputError for an attack beside logs if it is of none of them, or of other images than its log's."""
-    logs = {source.log_sha256: source for source in sources if ATTACKED not in names_of(source)}
-    for attack in (source for source in sources if logs and ATTACKED in names_of(source)):
-        if attack.log_sha256 not in logs:
+def check_attacks(sources: list[Source], scores: list[float]) -> None:
+    """Raise InputError for an attack beside logs if it is of none of them, or of other images than its log counts."""
+    certified = [source for source in sources if ATTACKED not in names_of(source)]
+    for attack in (source for source in sources if certified and ATTACKED in names_of(source)):
+        own = [source for source in certified if source.log_sha256 == attack.log_sha256]
+        if not own:
             raise InputError(f"{attack.path}: an attack of none of the logs that are drawn with it")
-        if attack.indices != logs[attack.log_sha256].indices:
-            raise InputError(f"{attack.path}: not all images of its log are attacked, or others are")
+        for source in own:
+            if attack.indices != source.indices:
+                raise InputError(f"{attack.path}: not all images of its log are attacked, or others are")
+            measure = MEASURES[source.settings["confidence_measure"]]
+            if source.path.endswith(".scores") and min(scores) < measure.cutoff:
+                raise InputError(f"{source.path}: below {measure.cutoff:g} it counts images that abstain, which were "
+                                 "not attacked: draw the log instead")
 
 
 def names_of(source: Source) -> set[str]:
@@ -145,7 +153,7 @@ def read_source(path: str, scores: list[float]) -> Source:
         return source_of_attacks(path, scores)
     log, settings = read_recorded_log(path)
     report_flaws(log)
-    report_settled(path, settings, scores)
+    report_settled(path, settings)
     if not scores:
         raise InputError(f"{path} is a log: give --score")
     curves = {score: {name: Curve(log.radii, log.certified_accuracy(score, name == CDF), "steps-pre")
@@ -162,7 +170,8 @@ def source_of_radii(path: str, scores: list[float]) -> Source:
         raise InputError(f"{path} is a radius file, for one score of its own: "
                          f"{settings.get('score', 'not recorded')}, not {' '.join(map(str, scores))}")
     curves = {MEAN if settings.get("bound") == NAIVE else CDF: exact_curve(radii)}
-    return Source(path, settings, label(path, settings), dict.fromkeys(scores or [None], curves))
+    return Source(path, settings, label(path, settings), dict.fromkeys(scores or [None], curves),
+                  indices=(*radii.indices, *[-1] * radii.missing))
 
 
 def source_of_attacks(path: str, scores: list[float]) -> Source:
@@ -185,7 +194,7 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
         if not measure.score_min < score < measure.score_max:
             raise InputError(f"--score {shortest(score)} is not strictly between {measure.score_min:g} and "
                              f"{measure.score_max:g}, the range of {measure.name} in {saved.path}")
-    report_settled(saved.path, saved.settings, scores)
+    report_settled(saved.path, saved.settings)
     images, curves = list(saved.certificates(saved.spec)), {}
     for score in scores:
         curves[score] = {}

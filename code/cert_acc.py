@@ -10,13 +10,15 @@ With one log and no option it prints what the paper's own cert_acc.py prints. --
 certified accuracy over the population that the images are an independent sample of, one radius at a time. --skip K
 counts the images 0, K, 2K, ... only, which compares logs on the images that they share.
 
---brier takes logs of `recertify.py --range` and no SCORE. It prints the certified Brier score of the predicted class's
-confidence: the mean over the images of (1 - lower)^2 if the prediction is right, and upper^2 if it is wrong. Each
-image's range holds with probability 1 - alpha, which is all that is claimed. Images that abstain count as 1, the worst
-case, since their rows hold no bounds; `recertify.py --range --no_abstain` writes the bounds of all images.
+--brier takes logs of `recertify.py --range` and no SCORE. It prints the certified Brier score of the confidence in the
+class predicted at the image itself: the mean over the images of (1 - lower)^2 if the prediction is right, and upper^2
+if it is wrong. Each image's range holds with probability 1 - alpha, which is all that is claimed. Images that abstain
+count as 1, the worst case, since their rows hold no bounds; `recertify.py --range --no_abstain` writes the bounds of
+all images.
 """
 import argparse
 import sys
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 
@@ -24,8 +26,8 @@ from bounds import population_limit
 from certificate import ABSTAIN
 from errors import InputError, run
 from formats.log import Log, read_recorded_log
-from formats.record import report_settled
-from formats.rows import report_flaws
+from formats.record import report_post_hoc, report_settled
+from formats.rows import report_different_images, report_flaws
 from report.tables import FORMATS, format_table
 
 NAMES = {True: "using cdf bound", False: "without cdf bound"}
@@ -95,10 +97,9 @@ def row_alpha(args: argparse.Namespace, path: str, settings: dict) -> float:
     return max(known + ([] if args.alpha is None else [args.alpha]))
 
 
-def report_post_hoc(path: str, settings: dict) -> None:
-    """Report on stderr that a log is not the statement of its run: its band, weights or alpha were chosen later."""
-    if settings.get("post_hoc") is True:
-        print(f"{path}: certified post hoc, not as its run was: its alpha adds to that of the run", file=sys.stderr)
+def decimals(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
+    """A number to four decimals; a bound is rounded outwards."""
+    return str(Decimal(float(value)).quantize(Decimal("0.0001"), rounding))
 
 
 def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
@@ -108,13 +109,13 @@ def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
     rows = []
     for path, (log, settings) in logs.items():
         for cdf, name in NAMES.items():
-            lines = {name: log.certified_accuracy(args.score, cdf)}
+            lines = {name: [decimals(value) for value in log.certified_accuracy(args.score, cdf)]}
             if args.confidence is not None:
                 alpha = row_alpha(args, path, settings)
                 limits = population_limit(log.certified(args.score, cdf).sum(0), log.images, args.confidence, alpha)
-                lines[f"{name}, population"] = np.floor(limits * 1e4) / 1e4  # cut off: none is printed above itself
+                lines[f"{name}, population"] = [decimals(limit, ROUND_FLOOR) for limit in limits]
             for what, values in lines.items():
-                cells = {radius: f"{value:.4f}" for radius, value in zip(log.radii, values, strict=True)}
+                cells = dict(zip(log.radii, values, strict=True))
                 rows.append({"log": path, "certified accuracy": what} | cells)
     frame = pandas.DataFrame(rows).set_index(["log", "certified accuracy"]).sort_index(axis=1)
     return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), args.format or "text")
@@ -128,10 +129,10 @@ def brier_table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> 
     for path, (log, settings) in logs.items():
         if not log.has_upper or settings.get("confidence_measure") != "pred_score":
             raise InputError(f"{path}: the Brier score needs a log that recertify.py --range wrote, of pred_score")
-        scores = zip(log.radii, np.ceil(log.certified_brier() * 1e4) / 1e4, strict=True)
+        scores = [decimals(value, ROUND_CEILING) for value in log.certified_brier()]
         abstained = sum(row.predict == ABSTAIN for row in log.rows) + log.missing
-        rows.append({"log": path, "counted as 1": f"{abstained} of {log.images}"} | {
-            radius: f"{score:.4f}" for radius, score in scores})
+        rows.append({"log": path, "counted as 1": f"{abstained} of {log.images}"}
+                    | dict(zip(log.radii, scores, strict=True)))
     frame = pandas.DataFrame(rows).set_index(["log", "counted as 1"]).sort_index(axis=1)
     return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), args.format or "text")
 
@@ -145,7 +146,9 @@ def main() -> None:
         if args.confidence is not None:
             report_post_hoc(path, settings)
         if not args.brier:
-            report_settled(path, settings, [args.score])
+            report_settled(path, settings)
+    report_different_images({path: log.indices for path, (log, _) in logs.items()},
+                            "; --skip K counts the images 0, K, 2K, ... only")
     if args.brier:
         print(brier_table(args, logs), end="")
     elif len(logs) == 1 and args.format is None and args.confidence is None:

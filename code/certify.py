@@ -35,7 +35,7 @@ from job.run import STOPPED, ImageResult, Run
 from job.subject import Subject
 from measures import MEASURES
 from sampler import modules_sha256, weights_sha256
-from stages import plan_looks
+from stages import describe_looks
 
 PLACE = "{confidence_measure}"
 # the command-line options that certify_dataset accepts; the others come from the Smooth
@@ -86,8 +86,8 @@ def open_logs(run: Run) -> Iterator[ResumableLog]:
     args = run.args
     for spec in run.prepared:
         name = spec.measure.name
-        looks = None if spec.settle is None else [[look.spec.n, look.spec.alpha] for look in plan_looks(spec)]
-        settings = run.settings(program="certify", confidence_measure=name, settle=spec.settle, looks=looks)
+        settings = run.settings(program="certify", confidence_measure=name, settle=spec.settle,
+                                looks=describe_looks(spec))
         yield ResumableLog(args.outfile.replace(PLACE, name), settings, run.start(), columns(args.radii),
                            partial(parse_log, score_range=(spec.measure.score_min, spec.measure.score_max)),
                            partial(parse_scores, spec=spec) if args.save_scores else None,

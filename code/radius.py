@@ -17,6 +17,7 @@ from dataclasses import replace
 from certificate import BOUNDS
 from errors import InputError, run
 from formats.radii import COLUMNS, NAIVE, Row, parse_radii
+from formats.record import report_settled
 from formats.rows import round_down, shortest
 from formats.scores import SavedScores, read_scores
 from job.checks import check_spec
@@ -77,6 +78,7 @@ def main() -> None:
     args = parse_arguments()
     saved = read_scores(args.scores)
     check_arguments(args, saved)
+    report_settled(saved.path, saved.settings)
     for score in args.score:
         print(f"average certified radius at score {shortest(score)}: {round_down(write_radii(args, saved, score))}")
 

@@ -27,6 +27,7 @@ from formats.scores import SavedScores, read_scores
 from job.checks import check_spec
 from job.output import ResumableLog
 from job.settings import settings_of, start_of_run
+from stages import describe_looks
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,7 +65,7 @@ def make_spec(args: argparse.Namespace, saved: SavedScores) -> CertificateSpec:
 
 def statement(spec: CertificateSpec) -> tuple:
     """What must be fixed before the scores are seen; a certificate by another one is post hoc."""
-    return spec.alpha, spec.bound, spec.weights
+    return spec.alpha, spec.bound, spec.weights if spec.bound == "clopper_pearson" else None
 
 
 def main() -> None:
@@ -76,7 +77,9 @@ def main() -> None:
     settings = {**saved.settings,
                 **settings_of(args, program="recertify", bound=spec.bound, **sides, radii=list(spec.radii),
                               weights=spec.weights, scores_sha256=saved.sha256,
-                              post_hoc=statement(spec) != statement(saved.spec))}
+                              post_hoc=args.range or statement(spec) != statement(saved.spec))}
+    if spec.settle is not None:
+        settings["looks"] = describe_looks(spec)
     score_range = spec.measure.score_min, spec.measure.score_max
     log = ResumableLog(args.outlog, settings, start_of_run(args), columns(spec.radii, args.range),
                        partial(parse_log, score_range=score_range), eta=spec.eta, overwrite=args.overwrite)

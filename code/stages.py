@@ -99,6 +99,11 @@ def plan_looks(spec: CertificateSpec) -> tuple[Look, ...]:
     return tuple(Look(each, specs[-1]) for each in specs)
 
 
+def describe_looks(spec: CertificateSpec) -> list[list] | None:
+    """The looks as a record holds them, [[n_k, alpha_k], ...]; None if spec.settle is None."""
+    return None if spec.settle is None else [[look.spec.n, look.spec.alpha] for look in plan_looks(spec)]
+
+
 def look_etas(spec: CertificateSpec) -> float | tuple[float | None, ...] | None:
     """What spec.eta must be to save the calibration of its bands: one number, or one for each look."""
     found = tuple(look.spec.band.eta for look in plan_looks(spec))

@@ -10,4 +10,3 @@ echo; echo "Fraction of images whose expected score is certified above 0.5 at L2
 $python cert_acc.py log_files/demo/pred_score 0.5 --format text
 echo; echo "Fraction of images whose expected margin is certified above 0 at L2 distance R:"
 $python cert_acc.py log_files/demo/margin 0 --format text
-echo; echo "Sampling of an image stopped once its bound using the CDF was settled: without the CDF, N samples certify more."

@@ -234,6 +234,14 @@ def test_some_images_only(logs):
     assert_refused(cert_acc(first, 0.5, "--skip", 40), "no row", str(first))
 
 
+def test_logs_of_different_images_are_named(logs, tmp_path):
+    """Their numbers are not of the same images: one line says so."""
+    fewer = write_log(tmp_path / "fewer", (3, 2, 1, 0), rows=6)
+    line, = cert_acc(*logs, fewer, 0.5).stderr.splitlines()
+    assert "not of the same images" in line and str(fewer) in line and "--skip" in line
+    assert cert_acc(*logs, 0.5).stderr == ""
+
+
 def test_alpha_is_each_logs_own(logs):
     """Of several logs the one without a record is named."""
     write_record(logs[0], alpha=0.02)

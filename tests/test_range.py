@@ -56,6 +56,11 @@ def test_both_sides_are_at_half_of_alpha(runs, log, tmp_path):
     assert any(float(row["upper_cdf_00"]) < 1 for row in rows)
     settings = json.loads((tmp_path / "both.json").read_text())["settings"]
     assert (settings["alpha"], settings["side_alpha"], settings["post_hoc"]) == (0.001, 0.0005, True)
+    half_looks, looks = (json.loads(path.with_name(path.name + ".json").read_text())["settings"]["looks"]
+                         for path in (half, runs / log))
+    assert settings["looks"] == half_looks and (looks is None) == (not log.startswith("staged"))
+    if looks is not None:
+        assert [[n, pytest.approx(alpha / 2)] for n, alpha in looks] == half_looks
     assert "nothing to do" in recertify(runs / f"{log}.scores", both, "--range").stderr
     assert_refused(recertify(runs / f"{log}.scores", both), "--range")
 

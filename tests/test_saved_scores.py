@@ -44,6 +44,17 @@ def test_another_band_or_alpha_is_post_hoc_and_equals_a_direct_run(saved, tmp_pa
     assert json.loads((tmp_path / "dkw.json").read_text())["settings"]["post_hoc"] is True
 
 
+def test_what_is_post_hoc(saved, tmp_path):
+    """Weights that a band does not have change nothing; a range is a statement of its own at every alpha."""
+    for log, expected, *options in (
+            ("dkw", False, "--weights", "equal"), ("pred_score", True, "--weights", "equal"),
+            ("pred_score", False, "--alpha", "0.001"), ("pred_score", True, "--alpha", "0.01"),
+            ("pred_score", True, "--range", "--alpha", "0.002")):
+        out = tmp_path / "-".join((log, *options))
+        assert run_program("code/recertify.py", saved / f"{log}.scores", out, *options).returncode == 0
+        assert json.loads(out.with_name(out.name + ".json").read_text())["settings"]["post_hoc"] is expected
+
+
 def test_no_abstain_writes_rows_below_the_cutoff(saved, tmp_path):
     """Every image then has its class, and bounds that fall with the radius."""
     result = run_program("code/recertify.py", saved / "margin.scores", tmp_path / "all", "--no_abstain",

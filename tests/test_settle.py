@@ -134,12 +134,13 @@ def test_another_score_does_not_resume(staged):
 
 
 def test_readers_say_what_was_settled(staged):
-    """At another score one line on stderr says that images stopped early; at the settled one nothing is said."""
+    """One line on stderr says that images stopped early, at the settled score too: its baseline and other radii."""
     folder, _ = staged
-    assert run_program("cert_acc.py", folder / "pred_score", 0.5).stderr == ""
-    assert "--settle" in run_program("cert_acc.py", folder / "pred_score", 0.3).stderr
-    analyze = run_program("code/analyze.py", folder / "pred_score", "--score", 0.3, "--table", "markdown")
-    assert analyze.returncode == 0 and "--settle" in analyze.stderr
+    log = folder / "pred_score"
+    for command in (("cert_acc.py", log, 0.5), ("code/analyze.py", log, "--score", 0.3, "--table", "markdown"),
+                    ("code/radius.py", f"{log}.scores", folder / "radii", "--score", 0.5)):
+        result = run_program(*command)
+        assert result.returncode == 0 and len(result.stderr.splitlines()) == 1 and "--settle" in result.stderr
 
 
 def test_a_look_that_is_none_is_refused(staged, tmp_path):

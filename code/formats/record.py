@@ -42,12 +42,17 @@ def without_row(record: dict | None, done: Iterable[int]) -> list[int]:
     return sorted(set((record or {}).get(NON_FINITE) or []) - set(done))
 
 
-def report_settled(path: str, settings: dict, scores: Iterable[float]) -> None:
-    """Say on stderr if a log's images were sampled until another score than one of `scores` was settled."""
-    settled = settings.get("settle")
-    if settled is not None and any(score != settled for score in scores):
-        print(f"{path}: was sampled until score {settled} was settled (--settle); at another score, images that "
-              "stopped early count with the bounds they had", file=sys.stderr)
+def report_settled(path: str, settings: dict) -> None:
+    """Say on stderr if a log's images were sampled only until a score was settled, and what that weakens."""
+    if settings.get("settle") is not None:
+        print(f"{path}: was sampled until score {settings['settle']} was settled (--settle): at another score, at "
+              "other radii and without the CDF, images count with the samples they had", file=sys.stderr)
+
+
+def report_post_hoc(path: str, settings: dict) -> None:
+    """Say on stderr if a log is not the statement of its run: its band, weights or alpha were chosen later."""
+    if settings.get("post_hoc") is True:
+        print(f"{path}: certified post hoc, not as its run was: its alpha adds to that of the run", file=sys.stderr)
 
 
 def _nested_deeper(value, levels: int) -> bool:

@@ -2,7 +2,7 @@
 import decimal
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -111,6 +111,12 @@ def report_flaws(table: RowFile) -> None:
     if table.missing:
         print(f"{table.path}: {table.missing} images with non-finite scores have no row, and count as not certified",
               file=sys.stderr)
+
+
+def report_different_images(indices: dict[str, Iterable[int]], hint: str = "") -> None:
+    """Report on stderr if files that are compared, by their paths, are not of the same images."""
+    if len({frozenset(each) for each in indices.values()}) > 1:
+        print(f"{', '.join(indices)}: not of the same images{hint}", file=sys.stderr)
 
 
 # --- fields ---------------------------------------------------------------------------------------------------------
