@@ -24,7 +24,7 @@ END_RANKS = 30  # the smallest and the largest scores, which falling weights alw
 SMALLEST_CALIBRATED_ALPHA = 1e-10  # below it, eta = alpha / sum of the weights (Bonferroni)
 LARGEST_N = 10 ** 7  # up to which the rounding in failure_probability is within its margin
 SMALLEST_ALPHA = 1e-100  # then no level is below 1e-106; betaincinv is accurate to 1e-115, and wrong from 1e-160
-QUANTILE_MARGIN = 1 - 1e-5  # betaincinv errs as if eta were larger by up to 9e-7 of itself (n 10^7, levels near 1e-106)
+QUANTILE_MARGIN = 1 - 1e-5  # betaincinv finds the quantile of a level up to 9e-7 of itself too large (n 10^7, 1e-106)
 WINDOW = 12  # standard deviations of states kept in the recursion
 ETA_TOLERANCE = 1e-6  # relative accuracy of eta
 DKW_THRESHOLDS = 10_000
@@ -48,8 +48,8 @@ class Band:
 def clopper_pearson_limit(k, n, eta):
     """Lower confidence limit at level 1 - eta on a binomial probability, after k >= 1 successes out of n.
 
-    Clopper and Pearson (1934): the eta-quantile of Beta(k, n - k + 1), as SciPy finds it. Where its error would count,
-    eta is lowered by QUANTILE_MARGIN; the calibrated band is judged by failure_probability of the limits as they are.
+    Clopper and Pearson (1934): the eta-quantile of Beta(k, n - k + 1), as SciPy finds it. A caller that relies on the
+    level lowers eta by QUANTILE_MARGIN. The calibrated band need not: its failure probability is that of these limits.
     """
     return betaincinv(k, n - np.asarray(k) + 1.0, eta) * (1 - 1e-12)
 

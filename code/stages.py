@@ -54,11 +54,10 @@ class Look:
             bound > score or limit <= score for bound, limit in zip(certificate.exp_cdf, best, strict=True))
 
     def reach(self, thresholds: np.ndarray) -> np.ndarray:
-        """What the last look's bound can be expected to stay below: at radius 0 and at each of the radii, [1 + R].
+        """An optimist's guess of the last look's bound, at radius 0 and at each of the radii: [1 + R].
 
-        thresholds: the order statistics of this look, at its band's ranks, [J]. The expectation of a score whose
-        survival function is the optimistic one, at every radius, by the limits that the last band has for a sample with
-        that very survival function.
+        thresholds: the order statistics of this look, at its band's ranks, [J]. The guess is the bound that the last
+        look's band would give a sample with the optimistic survival function.
         """
         measure = self.spec.measure
         edges = np.concatenate([[measure.score_min], thresholds, [measure.score_max]]).astype(np.float64)

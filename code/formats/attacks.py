@@ -55,8 +55,8 @@ class Attacks(RowFile):
     def accuracy(self, score: float) -> np.ndarray:
         """The fraction of all images, [radii], whose class is right and whose attacked score stays above `score`.
 
-        At each radius and all smaller ones, whose balls lie inside. Up to sampling, certificates can hold for no more
-        of the images that do not abstain.
+        At each radius and all smaller ones, whose balls lie inside. But for sampling error, the accuracy that can be
+        certified is no higher.
         """
         above = np.logical_and.accumulate(np.array([row.score for row in self.rows]) > score, axis=1)
         return (above & np.array([row.correct for row in self.rows])[:, None]).sum(0) / self.images

@@ -22,9 +22,11 @@ def scores_path(outfile: str) -> str:
 
 
 def scores_dtype(spec: CertificateSpec) -> np.dtype:
-    """One image: chosen is the class before any abstention, order its scores at clopper_pearson_ranks(n, weights).
+    """The record of one image.
 
-    Staged sampling adds n and alpha, those of the look that settled the image, and fills order up with its last score.
+    chosen: the class before any abstention; order: the order statistics of its scores, at the ranks
+    clopper_pearson_ranks(n, weights). Staged sampling adds n and alpha, those of the look that settled the image, and
+    fills order up with its last score.
     """
     look = [("n", "<i8"), ("alpha", "<f8")] if spec.settle is not None else []
     length = max(len(clopper_pearson_ranks(each.spec.n, spec.kept_ranks)) for each in plan_looks(spec))
