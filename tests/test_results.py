@@ -16,6 +16,7 @@ from bounds import clopper_pearson_band, clopper_pearson_ranks, shifted_probabil
 from certificate import BOUNDS
 from core import Smooth
 from datasets import open_images
+from files import file_sha256
 from formats.log import read_recorded_log
 from formats.scores import read_scores
 from measures import MEASURES, SOFT_MEASURES
@@ -175,6 +176,19 @@ def test_analyze_on_the_shipped_logs(tmp_path):
     table = pandas.read_csv(tmp_path / "table.csv")
     expected = read_recorded_log(str(RUNS[0]))[0].certified_accuracy(0.5)
     assert table.iloc[0, 3:].astype(float).tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_consistency_table():
+    """docs/results.md: certified accuracy of the logs that the rows name, on the same images."""
+    row = r"^\| (resnet20\w*) \| ([\d.]+) \| (\w+) above [\d.]+ \| ([\d. |]+) \|$"
+    shown = re.findall(row, (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
+    assert len({line[:3] for line in shown}) == len(shown) == 2 * len(RUNS)
+    for network, sigma, name, cells in shown:
+        log, settings = read_recorded_log(f"{ROOT}/log_files/cifar10_{network}/{name}/noise_{sigma}")
+        assert log.indices == list(range(0, 10000, 20)) and settings["N"] == 10_000
+        assert cells.split(" | ") == [f"{value:.4f}" for value in log.certified_accuracy(MEASURES[name].cutoff)]
+        checkpoint = ROOT / "models" / "cifar10" / network / f"noise_{sigma}" / "checkpoint.pth.tar"
+        assert settings["checkpoint_sha256"] == file_sha256(checkpoint)
 
 
 def test_imagenet_table():
