@@ -113,15 +113,6 @@ class Smooth:
 
         return self.sampler.with_fitting_batch(certificates, batch_size)
 
-    def sample(self, x: torch.Tensor, n0: int, n: int, batch_size: int, *, index: int,
-               seed: int = 0) -> tuple[list[int], torch.Tensor]:
-        """For each measure, the class of the highest mean score over n0 samples, and n fresh scores of that class.
-
-        The scores are float32 [measures, n] on the device, in the order of sampling.
-        """
-        classes = self._select(x, n0, batch_size, (seed, index, SELECTION))
-        return classes, next(self._growing_scores(x, [n], batch_size, (seed, index, ESTIMATION), classes))
-
     def predict(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int,
                 seed: int = 0) -> Prediction:
         """Predict the class of the highest expected score, wrong with probability at most alpha, and bound that score.

@@ -202,7 +202,7 @@ def test_drawn_in_the_certified_range(tmp_path):
             assert certify(*arguments(weights_file(tmp_path), out, "--N", 500, "--confidence_measure", measure,
                                       "--save_scores", stop=160)).returncode == 0
             assert attack(*command(tmp_path, out, f"{out}.attacks")).returncode == 0
-    figure = draw_results.draw_range(tmp_path)
+    figure = draw_results.draw("range", [tmp_path])
     for axes, measure in zip(figure.axes[::2], ("pred_score", "margin"), strict=True):
         lower, upper, points = (line.get_ydata() for line in axes.get_lines())
         radii = axes.get_lines()[0].get_xdata()
@@ -217,7 +217,7 @@ def test_drawn_in_the_certified_range(tmp_path):
     (tmp_path / "margin" / "noise_0.50.attacks").write_bytes((tmp_path / "pred_score/noise_0.25.attacks").read_bytes()
                                                              .replace(b"\n0\t", b"\n1\t"))
     with pytest.raises(InputError, match="not an attack of all images"):
-        draw_results.draw_range(tmp_path)
+        draw_results.draw("range", [tmp_path])
 
 
 def test_bounds_raised_by_hand_are_found(certified, tmp_path):

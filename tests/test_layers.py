@@ -18,12 +18,12 @@ LAYERS = [
     ["core"],
     ["job"],
 ]
-DOORS = ["analyze", "attack", "cert_acc", "certify", "draw_results", "predict", "radius", "recertify", "sample_size",
+DOORS = ["analyze", "attack", "cert_acc", "certify", "draw_results", "predict", "radius", "recertify",
          "train", "visualize"]
 PURE = {"bounds", "measures", "certificate", "stages"}  # no torch, no files
 WITH_TORCH = {"consistency", "devices", "noise", "archs", "datasets", "architectures", "sampler", "core",
               "job.heartbeat", "job.options", "job.run", "job.subject", "job.worker", "attack", "certify", "pgd",
-              "predict", "sample_size", "train", "visualize"}
+              "predict", "train", "visualize"}
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names} | {name: len(LAYERS) for name in DOORS}
 MODULES = {path.relative_to(CODE).with_suffix("").as_posix().replace("/", "."): path
            for path in sorted(CODE.rglob("*.py")) if path.name != "__init__.py"}

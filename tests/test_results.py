@@ -13,7 +13,6 @@ from helpers import ROOT, run_program
 
 from architectures import load_checkpoint
 from bounds import clopper_pearson_band, clopper_pearson_ranks, shifted_probability, weighted_score_bound
-from certificate import BOUNDS
 from core import Smooth
 from datasets import open_images
 from files import file_sha256
@@ -126,45 +125,6 @@ def test_the_row_that_the_readme_reads_aloud():
     column = log.radii.index(float(radius))
     assert [float(mean), float(bound)] == [math.floor(1000 * row.exp_cdf[j]) / 1000 for j in (0, column)]
     assert row.predict == row.label == 4 and float(confidence) == 100 * (1 - settings["alpha"])  # class 4 is deer
-
-
-@pytest.mark.parametrize("sigma", SIGMAS)
-def test_sample_size_table(sigma):
-    """One row for each of 20 images, both measures and bands, and every N; DKW never beyond its limit at that N."""
-    table = pandas.read_csv(LOGS / f"sample_size_{sigma}.tsv", sep="\t")
-    keys = ["idx", "measure", "bound", "N"]
-    assert len(table) == len(table[keys].drop_duplicates()) == 20 * len(SOFT_MEASURES) * len(BOUNDS) * table.N.nunique()
-    assert sorted(table.idx.unique()) == list(range(0, 10000, 500))
-    assert set(table.measure) == set(SOFT_MEASURES) and set(table.bound) == set(BOUNDS)
-    assert {1000, 10000, 100000} <= set(table.N)
-    dkw = table[(table.bound == "dkw") & (table.measure == "pred_score")]
-    for n, rows in dkw.groupby("N"):
-        limit = shifted_probability(1 - math.sqrt(math.log(1000) / (2 * n)), np.array([0.5, 0.75]) / float(sigma))
-        assert (rows[["exp_cdf_50", "exp_cdf_75"]] <= limit).all(axis=None)
-
-
-@pytest.mark.parametrize("log", RUNS, ids=str)
-def test_sample_size_table_has_the_logs_samples(log):
-    """Same seed, same samples: at N = 10,000 the table's Clopper-Pearson rows are those of the log."""
-    table = pandas.read_csv(LOGS / f"sample_size_{log.name.removeprefix('noise_')}.tsv", sep="\t")
-    rows = {row.index: row for row in read_recorded_log(str(log))[0].rows}
-    found = table[(table.measure == log.parent.name) & (table.bound == "clopper_pearson") & (table.N == 10000)]
-    assert len(found) == 20
-    for line in found.itertuples(index=False):
-        row = rows[line.idx]
-        assert (line.label, line.predict) == (row.label, row.predict)
-        assert line[6:] == row.exp_cdf
-
-
-@pytest.mark.parametrize("figure, source", [("radius", LOGS), ("samples", LOGS / "sample_size_0.25.tsv")])
-def test_figures_of_the_results(figure, source, tmp_path):
-    """They are drawn from the shipped files, and a picture that is there is not replaced."""
-    arguments = ["code/draw_results.py", figure, source, tmp_path / "f.svg"]
-    result = run_program(*arguments)
-    assert result.returncode == 0, result.stderr
-    picture = (tmp_path / "f.svg").read_bytes()
-    assert picture.count(b"<path") > 20
-    assert run_program(*arguments).returncode == 2 and (tmp_path / "f.svg").read_bytes() == picture
 
 
 def test_analyze_on_the_shipped_logs(tmp_path):

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from certify_runs import OPTIONS, certify, tiny_network, weights_file
 from helpers import assert_refused, read_rows, run_program, without_time
 from scipy.special import ndtri
@@ -13,6 +14,7 @@ from certificate import ABSTAIN, RADII, CertificateSpec
 from core import Smooth
 from datasets import open_images
 from measures import MEASURES
+from noise import ESTIMATION, SELECTION
 from stages import plan_looks
 
 SIGMA, ALPHA = 0.25, 0.001
@@ -113,12 +115,13 @@ def test_three_measures_in_one_pass(logs):
     rows = {name: without_time(read_rows(logs / name)) for name in ALL}
     assert [row["idx"] for row in rows["top_class"]] == [row["idx"] for row in rows["pred_score"]]
     images, _ = open_images("cifar10", "test", 20)
-    smooth, certified = Smooth(tiny_network(), 10, SIGMA, "top_class", device="cpu"), 0
+    sampler, certified = Smooth(tiny_network(), 10, SIGMA, "top_class", device="cpu").sampler, 0
     for row in rows["top_class"]:
         x, _ = images.load(int(row["idx"]))
-        _, scores = smooth.sample(x, 16, 1000, 1000, index=int(row["idx"]))
-        assert set(scores.unique().tolist()) <= {0.0, 1.0}
-        radius = max(SIGMA * ndtri(cohen_limit(int(scores.sum()), 1000)), 0.0)
+        chosen, counts = (sum(torch.bincount(softmax.argmax(1), minlength=10)
+                              for softmax in sampler.softmax(x, n, 1000, (0, int(row["idx"]), stage)))
+                          for n, stage in ((16, SELECTION), (1000, ESTIMATION)))
+        radius = max(SIGMA * ndtri(cohen_limit(int(counts[chosen.argmax()]), 1000)), 0.0)
         for r in RADII:
             bound = float(row[f"exp_cdf_{round(100 * r):02d}"])
             assert bound <= 0.5 or r < radius
