@@ -129,7 +129,7 @@ def failure_probability(n: int, ranks: np.ndarray, prob: np.ndarray) -> float:
         fails = ~holds & (states <= n)
         # 4. A failed mass counts with P(the missing arrivals in (c_j, 1]) / P(n arrivals).
         failure += float(mass[fails] @ np.exp(log_pmf(n - states[fails], n * p) - log_all))
-        # 5. The rest goes on.
+        # 5. Keep the states at which no limit has failed.
         if not holds.any():
             return 1.0
         lowest, mass = states[holds][0], mass[holds]
@@ -176,8 +176,8 @@ def clopper_pearson_band(n: int, alpha: float, eta: float | None = None, weights
     n >= 1, 1e-100 <= alpha < 1; weights, ranks_of: the weights, and those whose ranks are used (default: the same);
     mirrored: for the mirrored scores, at the mirrored ranks, so that it needs no order statistics but those.
     p_j falls with j by itself, since the limit falls with the rank and with its level, and w_j does not rise. Pass the
-    eta of an earlier call with the same arguments to save most of its 2 seconds: it is checked, and calibrated again if
-    it is not safe.
+    eta of an earlier call with the same arguments to save the calibration: it is checked, and calibrated again if it is
+    not safe.
     """
     _check(n, alpha)
     ranks = clopper_pearson_ranks(n, ranks_of or weights)

@@ -1,4 +1,13 @@
-"""`Smooth`: the smoothed classifier. Selection of a class, sampling of its scores, and the certificate."""
+"""`Smooth`: the smoothed classifier. How an image x becomes a certificate, with noise sigma and error alpha:
+
+    1. class      c = the class of the highest mean score over N0 noisy copies of x          _select
+    2. scores     X_1 ... X_N of class c on N fresh noisy copies                             _growing_scores
+    3. order      s_j = X_(r_j), order statistics at about 1,000 ranks                       order_statistics
+    4. band       p_j <= P(score >= s_j) for all j at once, with probability 1 - alpha       bounds.clopper_pearson_band
+    5. shift      Phi(Phi^-1(p_j) - R / sigma), which holds at distance R                    bounds.shifted_probability
+    6. bound(R)   s_0 + sum_j (s_j - s_{j-1}) times these, s_0 the lowest possible score     bounds.weighted_score_bound
+    7. row        the bounds at all radii; abstain if bound(0) is below the cutoff           certificate.Certificate
+"""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -54,8 +63,8 @@ class Smooth:
     device              auto (CUDA, then CPU) or a PyTorch device; precision: fp32, tf32, bf16 or fp16 (of the network
                         alone, whose certificate it then is); compile: through torch.compile
     noise               integer, or float (see noise.py); round_images: certify the nearest 8-bit image
-    early_abstain       give an image up as soon as it is clear that it will abstain; the row of a full run differs in
-                        at most one image of a million, but an early abstention carries no bound
+    early_abstain       give an image up as soon as it is clear that it will abstain; this changes a row with
+                        probability at most 1e-6, and then to an abstention, which carries no bound
     """
 
     def __init__(self, base_classifier: nn.Module, num_classes: int, sigma: float,
@@ -101,15 +110,21 @@ class Smooth:
         sizes = sorted({size for each in looks for size in each} | set(early))
 
         def certificates(batch: int) -> tuple[Certificate, ...]:
-            classes, found = self._select(x, n0, batch, (seed, index, SELECTION)), [None] * len(specs)
-            for first in self._growing_scores(x, sizes, batch, (seed, index, ESTIMATION), classes):
-                drawn, means = first.shape[1], _finite_means(first)
-                found = [kept or _settled(each.get(drawn), chosen, mean, row) for kept, each, chosen, mean, row
-                         in zip(found, looks, classes, means, first, strict=True)]
-                if all(found):
+            classes = self._select(x, n0, batch, (seed, index, SELECTION))
+            found = [None] * len(specs)
+            for scores in self._growing_scores(x, sizes, batch, (seed, index, ESTIMATION), classes):
+                drawn, means = scores.shape[1], _finite_means(scores)
+                for i, look in enumerate(each.get(drawn) for each in looks):
+                    if look is not None and found[i] is None:
+                        order = order_statistics(scores[i], look.spec.band.ranks)
+                        certificate = look.spec.certificate(classes[i], means[i], order)
+                        found[i] = certificate if look.settles(certificate) else None
+                if None not in found:
                     return tuple(found)
                 if drawn in early and self._all_will_abstain(means, drawn):
-                    return tuple(map(CertificateSpec.abstention, specs, classes, means))
+                    return tuple(replace(spec, n=drawn).abstention(chosen, mean)
+                                 for spec, chosen, mean in zip(specs, classes, means, strict=True))
+            raise AssertionError("the last look settles everything")
 
         return self.sampler.with_fitting_batch(certificates, batch_size)
 
@@ -127,17 +142,14 @@ class Smooth:
             raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
         spec = _cached_spec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), weights="equal")
         spec = self.looks(spec, x)[0].spec
-        ranks = spec.band.ranks
 
         def prediction(batch: int) -> Prediction:
             chosen, = self._select(x, n0, batch, (seed, index, SELECTION))
             scores, lead, variance = self._leads(x, n, batch, (seed, index, ESTIMATION), chosen)
             limits = empirical_bernstein_lower(lead, variance, n, alpha, score_range=2.0) - 2.0 * spec.delta
             wins = np.delete(limits, chosen).min() > 0
-            below = spec.certificate(chosen, 0.0, order_statistics(scores, ranks)).lower_bound(0.0)
-            mirrored = 1.0 - order_statistics(scores, n + 1 - ranks[::-1])[::-1].astype(np.float64)
-            above = 1.0 - spec.certificate(chosen, 0.0, mirrored).lower_bound(0.0)
-            return Prediction(chosen if wins else ABSTAIN, chosen, below, above)
+            found = spec.certificate(chosen, 0.0, order_statistics(scores, spec.band.ranks))
+            return Prediction(chosen if wins else ABSTAIN, chosen, found.lower_bound(0.0), found.upper_bound(0.0))
 
         return self.sampler.with_fitting_batch(prediction, batch_size)
 
@@ -205,14 +217,6 @@ class Smooth:
         mean, square = moments.cpu().numpy() / n
         variance = np.maximum(square - mean ** 2, 0) * (n / (n - 1)) + 1e-12  # more than its rounding error
         return scores, mean, variance
-
-
-def _settled(look: Look | None, chosen: int, mean: float, scores: torch.Tensor) -> Certificate | None:
-    """The certificate of a look at the scores [n] so far, if it settles the image."""
-    if look is None:
-        return None
-    certificate = look.spec.certificate(chosen, mean, order_statistics(scores, look.spec.band.ranks))
-    return certificate if look.settles(certificate) else None
 
 
 def _finite_means(scores: torch.Tensor) -> list[float]:

@@ -18,8 +18,8 @@ INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks for the next tensors. Other C libraries are left as they are.
 
-    By default it returns large blocks to the kernel, which maps and clears every page anew for the next layer's output:
-    that took about a fifth of the time of a pass (docs/performance.md).
+    By default it returns large blocks to the kernel, which maps and clears every page again for the next layer's
+    output: that took about a fifth of the time of a pass (docs/performance.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,9 +1,11 @@
-"""The figures of docs/results.md, from the saved scores FOLDER/MEASURE/noise_SIGMA.scores, at each measure's cutoff.
+"""Figures of results, from the saved scores FOLDER/MEASURE/noise_SIGMA.scores of both measures and noise levels.
 
     python code/draw_results.py bounds log_files/cifar10_resnet20 figures/new_bounds.png
-    python code/draw_results.py networks log_files/cifar10_resnet20 log_files/cifar10_resnet110 figures/new_networks.png
-    python code/draw_results.py samples log_files/cifar10_resnet20_staged figures/new_samples.png
-    python code/draw_results.py range log_files/cifar10_resnet20_attacks figures/new_range.png
+    python code/draw_results.py networks log_files/cifar10_resnet20 log_files/cifar10_resnet20_consistency NETWORKS.png
+    python code/draw_results.py samples log_files/cifar10_resnet20_consistency figures/new_samples.png
+    python code/draw_results.py range FOLDER figures/new_range.png
+
+Certified: the class is right and the bound above the measure's cutoff.
 
 bounds     certified accuracy against radius: four bounds from the same scores
 networks   certified accuracy against radius: several folders, and what the paper's authors published
@@ -106,7 +108,7 @@ def draw_networks(panels: Iterator, *folders: Path) -> None:
                 axes.plot(saved.spec.radii, certified.sum(0) / images, "o", markersize=5, **style)
             last = plan_looks(saved.spec)[-1].spec
             ends.append(last.sigma * float(ndtri(last.band.prob[0])))
-            axes.axvline(ends[-1], color=colour, linestyle=":")
+            axes.axvline(ends[-1], color=colour, linestyle=":", label="its ceiling")
         row = published.loc[place.parent.name, place.stem.removeprefix("noise_")]
         axes.plot([float(radius) for radius in row.index], row, "x", color="black", label="published, N = 100,000",
                   zorder=3)
@@ -135,11 +137,12 @@ def draw_samples(panels: Iterator, folder: Path) -> None:
             radius = multiple * saved.spec.sigma
             taken = np.array([n for n, found in images if found.lower_bound(radius) > saved.spec.settle])
             accuracy = [(taken <= size).sum() / (len(saved.records) + len(saved.non_finite)) for size in sizes]
-            axes.plot(sizes, accuracy, f"{marker}-", markersize=4, color=colour, label=f"R = {multiple} sigma",
-                      clip_on=False)
+            axes.plot(sizes, accuracy, f"{marker}-", markersize=4, color=colour, drawstyle="steps-post",
+                      label=f"R = {multiple} sigma", clip_on=False)
         axes.set(title=f"{title(saved)}, mean n = {saved.records['n'].mean():,.0f}", xscale="log",
-                 xlabel="samples of an image", ylabel="certified with at most so many (fraction)")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
+                 xlabel="samples per image, n", ylabel="fraction certified with at most n samples")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
+        axes.set_xticks([], minor=True)
 
 
 # --- range ----------------------------------------------------------------------------------------------------------
@@ -183,8 +186,11 @@ FIGURES = {"bounds": draw_bounds, "networks": draw_networks, "samples": draw_sam
 
 
 def title(saved: SavedScores) -> str:
-    """What is counted in a panel."""
-    return f"{saved.spec.measure.name} above {saved.spec.measure.cutoff:g}, sigma {saved.spec.sigma:.2f}"
+    """What is counted in a panel. Raises InputError if the sampling stopped for the sake of another score."""
+    measure = saved.spec.measure
+    if saved.spec.settle not in (None, measure.cutoff):
+        raise InputError(f"{saved.path}: sampled with --settle {saved.spec.settle}, not {measure.cutoff:g}")
+    return f"{measure.name} above {measure.cutoff:g}, sigma {saved.spec.sigma:.2f}"
 
 
 def draw(figure_name: str, folders: list[Path]):

@@ -12,7 +12,7 @@ class Measure:
     """A confidence measure (Kumar et al. 2020, section 3).
 
     score_min, score_max   the range of a score
-    cutoff                 the smoothed classifier abstains if its bound at radius 0 is below it
+    cutoff                 abstain if the lower bound at radius 0 is below it
     transform              softmax [..., classes] -> scores [..., classes], both tensors
     two_valued             a score is score_min or score_max, nothing between (see bounds.two_valued_band)
     """

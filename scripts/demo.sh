@@ -6,7 +6,7 @@ $python code/certify.py cifar10 models/cifar10/resnet20/noise_0.25/checkpoint.pt
     'log_files/demo/{confidence_measure}' --confidence_measure pred_score margin --skip 400 --N 10000 \
     --settle 0.5 0
 
-echo; echo "Fraction of images whose expected score is certified above 0.5 at L2 distance R:"
+echo; echo "Fraction of images classified correctly, with an expected score certified above 0.5 at L2 distance R:"
 $python cert_acc.py log_files/demo/pred_score 0.5 --format text
-echo; echo "Fraction of images whose expected margin is certified above 0 at L2 distance R:"
+echo; echo "Fraction of images classified correctly, with an expected margin certified above 0 at L2 distance R:"
 $python cert_acc.py log_files/demo/margin 0 --format text

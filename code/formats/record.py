@@ -45,8 +45,8 @@ def without_row(record: dict | None, done: Iterable[int]) -> list[int]:
 def report_settled(path: str, settings: dict) -> None:
     """Say on stderr if a log's images were sampled only until a score was settled, and what that weakens."""
     if settings.get("settle") is not None:
-        print(f"{path}: was sampled until score {settings['settle']} was settled (--settle): at another score, at "
-              "other radii and without the CDF, images count with the samples they had", file=sys.stderr)
+        print(f"{path}: sampled with --settle {settings['settle']}: its bounds at other scores or radii, and those "
+              "without the CDF, are weaker than a full run's", file=sys.stderr)
 
 
 def report_post_hoc(path: str, settings: dict) -> None:
