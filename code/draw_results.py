@@ -44,7 +44,7 @@ RADIUS, ACCURACY = "radius (L2 distance, pixels in [0, 1])", "certified accuracy
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=FIGURES)
+    parser.add_argument("figure", choices=FIGURES, help="see above")
     parser.add_argument("folder", nargs="+", type=Path, help="holds MEASURE/noise_SIGMA.scores; several for networks")
     parser.add_argument("out", help="picture to draw: .png, .pdf or .svg")
     parser.add_argument("--overwrite", action="store_true", help="replace the picture")
