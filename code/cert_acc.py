@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--brier", action="store_true",
                         help="the certified Brier score instead, of logs of recertify.py --range of pred_score")
     parser.add_argument("--skip", type=int, default=1,
-                        help="count the images with indices 0, SKIP, 2 SKIP, ... only; 1 or more (default: %(default)s)")
+                        help="count images with indices 0, SKIP, 2 SKIP, ... only; 1 or more (default: %(default)s)")
     parser.add_argument("--confidence", type=float,
                         help="add lower limits at this confidence on the population's certified accuracy, strictly "
                              "between 0 and 1 (default: none)")
