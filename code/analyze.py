@@ -189,11 +189,11 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
     """Saved scores under the band of their run. Raises InputError for a score that no bound of theirs can exceed."""
     if not scores:
         raise InputError(f"{saved.path} holds saved scores: give --score")
-    measure = saved.spec.measure
-    for score in scores:
-        if not measure.score_min < score < measure.score_max:
-            raise InputError(f"--score {shortest(score)} is not strictly between {measure.score_min:g} and "
-                             f"{measure.score_max:g}, the range of {measure.name} in {saved.path}")
+    try:
+        for score in scores:
+            saved.spec.measure.check_score(score)
+    except ValueError as error:
+        raise InputError(f"{saved.path}: {error}") from None
     report_settled(saved.path, saved.settings)
     images, curves = list(saved.certificates(saved.spec)), {}
     for score in scores:

@@ -201,8 +201,7 @@ class Certificate:
 
         score: strictly inside the measure's range, else ValueError.
         """
-        if not self.spec.measure.score_min < score < self.spec.measure.score_max:
-            raise ValueError(f"score {score} is not strictly inside the range of {self.spec.measure.name}")
+        self.spec.measure.check_score(score)
         bound = self.naive_lower_bound if naive else self.lower_bound
         if not bound(0.0) > score:
             return 0.0

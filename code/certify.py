@@ -32,9 +32,8 @@ from job.checks import check_spec
 from job.options import add_certificate_options, add_sampling_options, check_sampling_options
 from job.output import ResumableLog
 from job.run import STOPPED, ImageResult, Run
-from job.subject import Subject
+from job.subject import Subject, modules_sha256, weights_sha256
 from measures import MEASURES
-from sampler import modules_sha256, weights_sha256
 from stages import describe_looks
 
 PLACE = "{confidence_measure}"

@@ -29,6 +29,12 @@ class Measure:
         """score_max - score_min."""
         return self.score_max - self.score_min
 
+    def check_score(self, score: float) -> None:
+        """Raise ValueError for a score that every certificate or none exceeds, or NaN."""
+        if not self.score_min < score < self.score_max:
+            raise ValueError(f"score {score:g} is not strictly between {self.score_min:g} and {self.score_max:g}, the "
+                             f"range of {self.name}")
+
 
 def _pred_score(softmax):
     """The softmax itself."""

@@ -42,11 +42,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace, saved: SavedScores) -> None:
     """Raise InputError for scores that have no radius."""
-    measure = saved.spec.measure
-    for score in args.score:
-        if not measure.score_min < score < measure.score_max:
-            raise InputError(f"--score {shortest(score)} is not strictly between {measure.score_min:g} and "
-                             f"{measure.score_max:g}, the range of {measure.name}")
+    try:
+        for score in args.score:
+            saved.spec.measure.check_score(score)
+    except ValueError as error:
+        raise InputError(f"--score: {error}") from None
     if len(set(args.score)) < len(args.score) or len(args.score) > 1 and PLACE not in args.outfile:
         raise InputError(f"--score: each score once, and OUTFILE must contain {PLACE} if there are several")
 

@@ -3,9 +3,7 @@
 Sample k of (seed, index, stage) is the same for every forward size, --batch and number of processes.
 """
 import copy
-import hashlib
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,30 +22,6 @@ PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat
 
 class BadNetwork(ValueError):
     """The base classifier is none that can be certified; the message is one line that says why."""
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """The SHA-256 of a state_dict: names, shapes, types and bytes of its tensors, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        if not isinstance(value, torch.Tensor):  # what get_extra_state returns
-            digest.update(f"{name} {value!r}\n".encode())
-            continue
-        digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def modules_sha256(network: nn.Module) -> str:
-    """The SHA-256 of what a state_dict lacks: the modules as they are printed, and every buffer's name and values.
-
-    Attributes that are not printed, and the code of the modules, are not in it.
-    """
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # an address differs from process to process
-    digest = hashlib.sha256(text.encode())
-    for name, value in sorted(network.named_buffers()):
-        digest.update(f"{name} {value.dtype} {value.tolist()}\n".encode())
-    return digest.hexdigest()
 
 
 def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:

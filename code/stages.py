@@ -89,8 +89,7 @@ def plan_looks(spec: CertificateSpec) -> tuple[Look, ...]:
     """
     if spec.settle is None:
         return (Look(spec.prepare(), spec),)
-    if not spec.measure.score_min < spec.settle < spec.measure.score_max:
-        raise ValueError(f"score {spec.settle} is not strictly inside the range of {spec.measure.name}")
+    spec.measure.check_score(spec.settle)
     sizes = look_sizes(spec.n)
     alphas = look_alphas(spec.alpha, len(sizes))
     specs = [replace(spec, n=n, alpha=alpha, eta=eta).prepare()

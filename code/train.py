@@ -11,6 +11,7 @@ per epoch to OUTDIR/log.txt. --resume continues from that checkpoint; without it
 --consistency adds the loss of Jeong and Shin (2020), whose values for CIFAR-10 are 20 at noise 0.25 and 10 at 0.50.
 """
 import argparse
+import io
 import os
 import sys
 import time
@@ -226,10 +227,10 @@ def begin_log(log: Path, done: int) -> None:
 
 
 def save(path: Path, **content) -> None:
-    """Write a checkpoint whole or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    torch.save(content, unfinished)
-    os.replace(unfinished, path)
+    """Write a checkpoint whole or not at all. Raises InputError."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from core import Smooth
 from datasets import image_set
 from errors import InputError
 from formats.scores import read_scores
-from sampler import weights_sha256
+from job.subject import weights_sha256
 from user_code import call
 
 SAMPLES = {"N0": 8, "N": 60}

@@ -15,7 +15,7 @@ from architectures import Normalize, load_torchvision, load_user_network
 from core import Smooth
 from datasets import INFO, open_images
 from errors import InputError
-from sampler import weights_sha256
+from job.subject import weights_sha256
 from user_code import file_of, is_user_code
 
 OWN = """

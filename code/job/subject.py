@@ -1,15 +1,17 @@
 """What a run is about: a network and the images it is run on, named on a command line or given as Python objects."""
 import argparse
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from architectures import count_classes, load_checkpoint, load_torchvision, load_user_network
 from datasets import ImageSet, check_dataset_name, open_images
 from errors import InputError
 from files import file_sha256
-from sampler import weights_sha256
 from user_code import file_of, is_user_code
 
 
@@ -56,3 +58,27 @@ def _load_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
     if args.arch is not None:
         return load_torchvision(name, args.arch, args.dataset)
     return load_checkpoint(name, args.dataset)
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """The SHA-256 of a state_dict: names, shapes, types and bytes of its tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if not isinstance(value, torch.Tensor):  # what get_extra_state returns
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def modules_sha256(network: nn.Module) -> str:
+    """The SHA-256 of what a state_dict lacks: the modules as they are printed, and every buffer's name and values.
+
+    Attributes that are not printed, and the code of the modules, are not in it.
+    """
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # an address differs from process to process
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(network.named_buffers()):
+        digest.update(f"{name} {value.dtype} {value.tolist()}\n".encode())
+    return digest.hexdigest()
