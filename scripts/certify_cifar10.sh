@@ -13,7 +13,7 @@ NETWORK="${NETWORK:-resnet20}"
 N="${N:-10000}"
 SKIP="${SKIP:-20}"
 OPTIONS="${OPTIONS-}"
-LOGS="${LOGS:-log_files/new/cifar10_$NETWORK}"  # those in log_files/cifar10_resnet20 are of float noise
+LOGS="${LOGS:-log_files/new/cifar10_$NETWORK}"  # those in log_files/cifar10_resnet20 have other settings
 
 for sigma in $SIGMAS; do
     python code/certify.py cifar10 "models/cifar10/$NETWORK/noise_$sigma/checkpoint.pth.tar" "$sigma" \
