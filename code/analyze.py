@@ -82,7 +82,7 @@ class Source:
     curves: dict[float | None, dict[str, Curve]]
     radii: tuple[float, ...] = ()  # of the file's columns
     log_sha256: str | None = None  # of the log that it is, or that it attacks
-    indices: tuple[int, ...] = ()  # of the images that count in it
+    images: frozenset[int] = frozenset()  # that count in it
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -116,7 +116,7 @@ def read_sources(args: argparse.Namespace) -> list[Source]:
     """The files, in the order given. Raises InputError."""
     sources = [read_source(path, args.score) for path in dict.fromkeys(args.file)]
     check_attacks(sources, args.score)
-    report_different_images({source.path: source.indices for source in sources})
+    report_different_images({source.path: source.images for source in sources})
     labels = [source.label for source in sources]
     return [replace(source, label=f"{source.label} ({source.path})") if labels.count(source.label) > 1 else source
             for source in sources]
@@ -130,7 +130,7 @@ def check_attacks(sources: list[Source], scores: list[float]) -> None:
         if not own:
             raise InputError(f"{attack.path}: an attack of none of the logs that are drawn with it")
         for source in own:
-            if attack.indices != source.indices:
+            if attack.images != source.images:
                 raise InputError(f"{attack.path}: not all images of its log are attacked, or others are")
             measure = MEASURES[source.settings["confidence_measure"]]
             if source.path.endswith(".scores") and min(scores) < measure.cutoff:
@@ -158,8 +158,7 @@ def read_source(path: str, scores: list[float]) -> Source:
         raise InputError(f"{path} is a log: give --score")
     curves = {score: {name: Curve(log.radii, log.certified_accuracy(score, name == CDF), "steps-pre")
                       for name in (CDF, MEAN)} for score in scores}
-    return Source(path, settings, label(path, settings), curves, log.radii, file_sha256(path),
-                  (*log.indices, *[-1] * log.missing))
+    return Source(path, settings, label(path, settings), curves, log.radii, file_sha256(path), log.all_indices)
 
 
 def source_of_radii(path: str, scores: list[float]) -> Source:
@@ -171,7 +170,7 @@ def source_of_radii(path: str, scores: list[float]) -> Source:
                          f"{settings.get('score', 'not recorded')}, not {' '.join(map(str, scores))}")
     curves = {MEAN if settings.get("bound") == NAIVE else CDF: exact_curve(radii)}
     return Source(path, settings, label(path, settings), dict.fromkeys(scores or [None], curves),
-                  indices=(*radii.indices, *[-1] * radii.missing))
+                  images=radii.all_indices)
 
 
 def source_of_attacks(path: str, scores: list[float]) -> Source:
@@ -182,7 +181,7 @@ def source_of_attacks(path: str, scores: list[float]) -> Source:
         raise InputError(f"{path} holds attacks: give --score")
     curves = {score: {ATTACKED: Curve(attacks.radii, attacks.accuracy(score))} for score in scores}
     return Source(path, settings, f"attack: {label(path, settings)}", curves, attacks.radii, settings.get("log_sha256"),
-                  (*attacks.indices, *[-1] * attacks.missing))
+                  attacks.all_indices)
 
 
 def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
@@ -201,13 +200,13 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
         for name in (CDF, MEAN):
             rows = [Row.of(index, label, certificate, certificate.radius(score, naive=name == MEAN))
                     for index, label, certificate in images]
-            radii = Radii(saved.path, COLUMNS, rows, [], False, missing=len(saved.non_finite))
+            radii = Radii(saved.path, COLUMNS, rows, [], False, missing=tuple(saved.non_finite))
             curves[score][name] = exact_curve(radii)
     report_flaws(radii)
     log = saved.path.removesuffix(".scores")
     return Source(saved.path, saved.settings, label(saved.path, saved.settings), curves,
                   log_sha256=file_sha256(log) if os.path.isfile(log) else None,
-                  indices=(*radii.indices, *[-1] * radii.missing))
+                  images=radii.all_indices)
 
 
 def exact_curve(radii: Radii) -> Curve:

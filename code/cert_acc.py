@@ -130,7 +130,7 @@ def brier_table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> 
         if not log.has_upper or settings.get("confidence_measure") != "pred_score":
             raise InputError(f"{path}: the Brier score needs a log that recertify.py --range wrote, of pred_score")
         scores = [decimals(value, ROUND_CEILING) for value in log.certified_brier()]
-        abstained = sum(row.predict == ABSTAIN for row in log.rows) + log.missing
+        abstained = sum(row.predict == ABSTAIN for row in log.rows) + len(log.missing)
         rows.append({"log": path, "counted as 1": f"{abstained} of {log.images}"}
                     | dict(zip(log.radii, scores, strict=True)))
     frame = pandas.DataFrame(rows).set_index(["log", "counted as 1"]).sort_index(axis=1)
@@ -147,7 +147,7 @@ def main() -> None:
             report_post_hoc(path, settings)
         if not args.brier:
             report_settled(path, settings)
-    report_different_images({path: log.indices for path, (log, _) in logs.items()},
+    report_different_images({path: log.all_indices for path, (log, _) in logs.items()},
                             "; --skip K counts the images 0, K, 2K, ... only")
     if args.brier:
         print(brier_table(args, logs), end="")

@@ -178,7 +178,7 @@ def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):
 def test_saved_scores_below_the_cutoff_are_not_drawn_with_an_attack():
     """There they count images that abstain in the log, which were not attacked and would seem broken."""
     source, attack = (analyze.Source(path, {"confidence_measure": "pred_score"}, path, {0.3: {name: None}},
-                                     log_sha256="a", indices=(0, 20))
+                                     log_sha256="a", images=frozenset((0, 20)))
                       for path, name in (("log.scores", analyze.CDF), ("attacks", analyze.ATTACKED)))
     analyze.check_attacks([source, attack], [0.5])
     with pytest.raises(InputError, match=r"log.scores: below 0.5"):

@@ -93,7 +93,7 @@ def read_recorded_attacks(path: str) -> tuple[Attacks, dict]:
     if not attacks.rows:
         raise InputError(f"{path}: no complete row in it")
     settings = record["settings"] if record else {}
-    return replace(attacks, missing=len(without_row(record, attacks.indices))), settings
+    return replace(attacks, missing=tuple(without_row(record, attacks.indices))), settings
 
 
 def is_attack_file(path: str) -> bool:

@@ -102,7 +102,7 @@ class Log(RowFile):
         for i, row in enumerate(self.rows):
             if row.predict != ABSTAIN:
                 worst[i] = np.square(1 - np.array(row.exp_cdf) if row.correct else row.upper_cdf)
-        return (worst.sum(0) + self.missing) / self.images
+        return (worst.sum(0) + len(self.missing)) / self.images
 
 
 def parse_log(path: str, data: bytes, score_range: tuple[float, float] = (-1.0, 1.0)) -> Log:
@@ -130,12 +130,12 @@ def read_recorded_log(path: str, skip: int = 1) -> tuple[Log, dict]:
     name = settings.get("confidence_measure")
     measure = MEASURES.get(name) if isinstance(name, str) else None
     log = read_log(path, (measure.score_min, measure.score_max) if measure else (-1.0, 1.0))
-    missing = [index for index in without_row(record, log.indices) if index % skip == 0]
+    missing = tuple(index for index in without_row(record, log.indices) if index % skip == 0)
     kept = [(row, end) for row, end in zip(log.rows, log.ends[1:], strict=True) if row.index % skip == 0]
     if not kept:
         raise InputError(f"{path}: no row of the images 0, {skip}, {2 * skip}, ...")
     rows, ends = map(list, zip(*kept, strict=True))
-    return replace(log, rows=rows, ends=log.ends[:1] + ends, missing=len(missing)), settings
+    return replace(log, rows=rows, ends=log.ends[:1] + ends, missing=missing), settings
 
 
 def _has_upper(header: Sequence[str]) -> bool:

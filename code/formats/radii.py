@@ -69,7 +69,7 @@ def read_recorded_radii(path: str) -> tuple[Radii, dict]:
     radii, record = parse_radii(path, read_bytes(path)), read_record(path)
     if not radii.rows:
         raise InputError(f"{path}: no complete row in it")
-    return replace(radii, missing=len(without_row(record, radii.indices))), record["settings"] if record else {}
+    return replace(radii, missing=tuple(without_row(record, radii.indices))), record["settings"] if record else {}
 
 
 def _check_header(fields: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 import decimal
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -54,8 +54,8 @@ def parse_image(fields: Sequence[str]) -> tuple[int, int, int]:
 class RowFile:
     """What a file of rows holds: its header, the checked rows, their ends, and whether its last line is torn.
 
-    ends: the byte offset of the end of the header and of each row, so one entry more than rows has. missing: the number
-    of images that the record lists as having non-finite scores, and so no row.
+    ends: the byte offset of the end of the header and of each row, so one entry more than rows has. missing: the images
+    that the record lists as having non-finite scores, and so no row.
     """
 
     path: str
@@ -63,17 +63,22 @@ class RowFile:
     rows: list
     ends: list[int]
     torn: bool
-    missing: int = field(default=0, kw_only=True)
+    missing: tuple[int, ...] = field(default=(), kw_only=True)
 
     @property
     def images(self) -> int:
         """The number of images, including those without a row."""
-        return len(self.rows) + self.missing
+        return len(self.rows) + len(self.missing)
 
     @property
     def indices(self) -> list[int]:
         """The image index of every row."""
         return [row.index for row in self.rows]
+
+    @property
+    def all_indices(self) -> frozenset[int]:
+        """The indices of all images, including those without a row."""
+        return frozenset((*self.indices, *self.missing))
 
 
 def parse_rows(path: str, data: bytes, read_header: Callable, read_row: Callable) -> RowFile:
@@ -109,14 +114,14 @@ def report_flaws(table: RowFile) -> None:
     if table.torn:
         print(f"{table.path}: its last line is torn and is left out", file=sys.stderr)
     if table.missing:
-        print(f"{table.path}: {table.missing} images with non-finite scores have no row, and count as not certified",
-              file=sys.stderr)
+        print(f"{table.path}: {len(table.missing)} images with non-finite scores have no row, and count as not "
+              "certified", file=sys.stderr)
 
 
-def report_different_images(indices: dict[str, Iterable[int]], hint: str = "") -> None:
+def report_different_images(images: dict[str, frozenset[int]], hint: str = "") -> None:
     """Report on stderr if files that are compared, by their paths, are not of the same images."""
-    if len({frozenset(each) for each in indices.values()}) > 1:
-        print(f"{', '.join(indices)}: not of the same images{hint}", file=sys.stderr)
+    if len(set(images.values())) > 1:
+        print(f"{', '.join(images)}: not of the same images{hint}", file=sys.stderr)
 
 
 # --- fields ---------------------------------------------------------------------------------------------------------
