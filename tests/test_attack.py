@@ -8,9 +8,10 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from certify_runs import arguments, call_program, certify, contents, tiny_network, weights_file
-from helpers import assert_refused, read_rows, without_time
+from certify_runs import arguments, call_program, certify, confident_checkpoint, contents, tiny_network, weights_file
+from helpers import CERTIFY, assert_refused, read_rows, run_program, without_time
 from test_certificate import DIRECTION, SHAPE, SIGMA, AlongDirection, half_space
+from test_certify_command import TORCHRUN, free_port
 
 import analyze
 import attack as attack_program
@@ -311,6 +312,20 @@ def test_resume(certified, tmp_path):
     assert_refused(attack(*command(tmp_path, certified / "pred_score", tmp_path / "whole", "--clip")), "--clip")
     assert_refused(attack(*command(tmp_path, certified / "margin", tmp_path / "whole")), "LOG")
     assert contents(tmp_path) == before
+
+
+def test_two_processes_write_the_rows_of_one(tmp_path):
+    """Under torchrun the images are shared, and rank 0 alone reports."""
+    network = ("cifar10", confident_checkpoint(tmp_path), 0.25)
+    assert run_program(CERTIFY, *network, tmp_path / "log", "--skip", 20, "--max", 80, "--N", 200).returncode == 0
+    options = ("--skip", 20, "--N", 200, "--steps", 2, "--draws", 32, "--radii", 0.25)
+    one = run_program("code/attack.py", *network, tmp_path / "log", tmp_path / "one", *options)
+    two = run_program(*TORCHRUN, f"--master_port={free_port()}", "--", "code/attack.py", *network, tmp_path / "log",
+                      tmp_path / "two", *options)
+    assert (one.returncode, two.returncode) == (0, 0), two.stderr
+    assert one.stdout == two.stdout and "attacked " in one.stdout
+    assert without_time(read_rows(tmp_path / "one")) == without_time(read_rows(tmp_path / "two"))
+    assert {row["predict"] == "-1" for row in read_rows(tmp_path / "two")} != {True}
 
 
 def test_images_that_the_log_lacks_are_passed_over(certified, tmp_path):
