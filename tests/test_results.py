@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,26 @@ def test_consistency_table():
         assert cells.split(" | ") == [f"{value:.4f}" for value in log.certified_accuracy(MEASURES[name].cutoff)]
         checkpoint = ROOT / "models" / "cifar10" / network / f"noise_{sigma}" / "checkpoint.pth.tar"
         assert settings["checkpoint_sha256"] == file_sha256(checkpoint)
+
+
+def test_table_of_staged_sampling():
+    """docs/results.md: certified accuracy at both N on the images that the logs share, and the shares of N."""
+    text = (ROOT / "docs" / "results.md").read_text()
+    row = r"^\| ([\d.]+) \| (\w+) above [\d.]+ \| (100?),000 \| ([\d. |]+) \|$"
+    shown = re.findall(row, text, re.MULTILINE)
+    assert len(shown) == 2 * len(RUNS)
+    for sigma, name, thousands, cells in shown:
+        folder = {"10": "cifar10_resnet20", "100": "cifar10_resnet20_staged"}[thousands]
+        log, settings = read_recorded_log(f"{ROOT}/log_files/{folder}/{name}/noise_{sigma}", skip=40)
+        rows = [row for row in log.rows if row.index < 4000]
+        assert settings["N"] == int(thousands) * 1000 and len(rows) == 100
+        accuracy = replace(log, rows=rows).certified_accuracy(MEASURES[name].cutoff)
+        assert cells.split(" | ") == [f"{value:.2f}" for value in accuracy]
+    for sigma in SIGMAS:
+        n = np.array([read_scores(f"{ROOT}/log_files/cifar10_resnet20_staged/{name}/noise_{sigma}").records["n"] / 1e5
+                      for name in SOFT_MEASURES])
+        cells = [f"{each.mean():.3f} ± {each.std(ddof=1) / 10:.3f}" for each in (*n, n.max(0))]
+        assert f"| {sigma} | {' | '.join(cells)} |" in text
 
 
 def test_imagenet_table():
