@@ -80,19 +80,19 @@ class Smooth:
         self.sampler = Sampler(base_classifier, self.noise, device, precision, compile)
 
     def certify(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int, seed: int = 0,
-                bound: str = "clopper_pearson", radii: tuple[float, ...] = RADII,
+                bound: str = "clopper_pearson", weights: str = "falling", radii: tuple[float, ...] = RADII,
                 settle: float | tuple[float, ...] | None = None) -> Certificate | tuple[Certificate, ...]:
         """Certify an image x [C, H, W] from n0 samples that choose the class and n fresh ones that bound its score.
 
         With probability at least 1 - alpha over the sampling the certificate's bounds hold. The noise comes from
         (seed, index, stage) alone: give every image an index of its own, or their certificates are not independent.
-        bound: one of BOUNDS; radii: in pixels of range [0, 1]; settle: a score (one for each measure if there are
-        several): stop once it is settled at every radius whether the bound exceeds it (see stages.py), the certificate
-        then has its own n. Returns a Certificate, or a tuple of them if confidence_measure is one. Raises
-        NonFiniteScores, ValueError.
+        bound: one of BOUNDS; weights: one of WEIGHTS; radii: in pixels of range [0, 1]; settle: a score (one for each
+        measure if there are several): stop once it is settled at every radius whether the bound exceeds it (see
+        stages.py), the certificate then has its own n. Returns a Certificate, or a tuple of them if confidence_measure
+        is one. Raises NonFiniteScores, ValueError.
         """
         scores = settle if isinstance(settle, tuple) else (settle,) * len(self.measures)
-        specs = [_cached_spec(measure, n, alpha, self.sigma, bound, tuple(radii), settle=score)
+        specs = [_cached_spec(measure, n, alpha, self.sigma, bound, tuple(radii), weights, settle=score)
                  for measure, score in zip(self.measures, scores, strict=True)]
         certificates = self.certify_by(specs, x, n0, batch_size, index=index, seed=seed)
         return certificates[0] if self.single else certificates

@@ -199,6 +199,13 @@ def test_kept_ranks(n):
         assert tuple(full) == tuple(kept)
 
 
+def test_weights():
+    """Equal and falling levels give different limits, from the same scores."""
+    falling, equal = (certify(smooth(), weights=weights) for weights in ("falling", "equal"))
+    assert falling.mean == equal.mean and equal.spec.weights == "equal"
+    assert falling.lower_bound(3 * SIGMA) > equal.lower_bound(3 * SIGMA)
+
+
 def test_batch_is_remembered_after_out_of_memory(capsys):
     """The second image starts with the batch that the first one ended with: one line on stderr, not one an image."""
     class SmallMemory(nn.Module):
