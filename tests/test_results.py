@@ -180,6 +180,19 @@ def test_table_of_staged_sampling():
         assert f"| {sigma} | {' | '.join(cells)} |" in text
 
 
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("name", SOFT_MEASURES)
+def test_staged_sampling_loses_no_certificate(name, sigma):
+    """On the images of which all samples were taken, from the same stream; docs/results.md says so."""
+    (full, one), (staged, other) = (read_recorded_log(f"{ROOT}/log_files/cifar10_resnet20_{run}/{name}/noise_{sigma}")
+                                    for run in ("full", "staged"))
+    assert full.indices == list(range(0, 2000, 80)) and one["settle"] is None and other["settle"] is not None
+    assert all(one[setting] == other[setting] for setting in ("seed", "N", "alpha", "weights", "checkpoint_sha256"))
+    score, rows = MEASURES[name].cutoff, {row.index: row for row in staged.rows}
+    staged = replace(staged, rows=[rows[index] for index in full.indices])
+    assert (full.certified(score) == staged.certified(score)).all()
+
+
 def test_imagenet_table():
     """docs/results.md: the images that the saved scores certify at radii between the columns of their logs."""
     row = r"^\| ([\d.]+) \| (\w+) above [\d.]+ \| ([\d |]+) \|$"
