@@ -132,9 +132,11 @@ def check_attacks(sources: list[Source], scores: list[float]) -> None:
         for source in own:
             if attack.images != source.images:
                 raise InputError(f"{attack.path}: not all images of its log are attacked, or others are")
-            measure = MEASURES[source.settings["confidence_measure"]]
-            if source.path.endswith(".scores") and min(scores) < measure.cutoff:
-                raise InputError(f"{source.path}: below {measure.cutoff:g} it counts images that abstain, which were "
+            if not source.path.endswith(".scores"):
+                continue
+            cutoff = MEASURES[source.settings["confidence_measure"]].cutoff
+            if min(scores) < cutoff:
+                raise InputError(f"{source.path}: below {cutoff:g} it counts images that abstain, which were "
                                  "not attacked: draw the log instead")
 
 

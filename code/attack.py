@@ -182,11 +182,11 @@ def main() -> int:
         network = run.subject.network.to(run.device).requires_grad_(False)
         search = Search(network, target.spec.measure, noise, args.steps, args.draws, args.clip, args.batch)
         sampler = Sampler(network, noise, run.device, args.precision, args.compile)
-        report_post_hoc(args.log, target.settings)
         for index, result in run.map(lambda i: attack_image(run, search, sampler, i)):
             run.write(index, result)
     if not run.worker.first:
         return run.status
+    report_post_hoc(args.log, target.settings)
     return max(report(args, target.settings["alpha"]), run.status)
 
 

@@ -56,15 +56,24 @@ def parse_arguments() -> argparse.Namespace:
 
 # --- bounds and networks: certified accuracy against radius ---------------------------------------------------------
 
+def read_run(path: Path) -> SavedScores:
+    """Saved scores. Raises InputError if the sampling stopped for the sake of another score than the cutoff."""
+    saved = read_scores(str(path))
+    if saved.spec.settle not in (None, saved.spec.measure.cutoff):
+        raise InputError(f"{saved.path}: sampled with --settle {saved.spec.settle}, not {saved.spec.measure.cutoff:g}")
+    return saved
+
+
 def draw_bounds(panels: Iterator, folder: Path) -> None:
+    """Certified accuracy by four bounds from the same scores."""
     for axes, place in panels:
-        saved = read_scores(str(folder / place))
+        saved = read_run(folder / place)
         if saved.spec.settle is not None:
             raise InputError(f"{saved.path}: of a run with --settle, which stops for the sake of one bound")
         radii = radii_of_bounds(saved)
         for name, (colour, line) in STYLES.items():
             draw_accuracy(axes, saved, radii[name], line, color=colour, label=name)
-        axes.set(title=f"{title(saved)}, N = {saved.spec.n:,}", xlabel=RADIUS, ylabel=ACCURACY)
+        axes.set(title=f"{title(saved)}, N = {saved.spec.n:,}", xlabel=RADIUS, ylabel=ACCURACY, xlim=(0, None))
 
 
 def radii_of_bounds(saved: SavedScores) -> dict[str, np.ndarray]:
@@ -96,7 +105,7 @@ def draw_networks(panels: Iterator, *folders: Path) -> None:
     for axes, place in panels:
         ends = []
         for folder, colour in zip(folders, COLOURS, strict=False):
-            saved = read_scores(str(folder / place))
+            saved = read_run(folder / place)
             images, score = len(saved.records) + len(saved.non_finite), saved.spec.measure.cutoff
             style = {"color": colour, "label": f"{folder.name}, N = {saved.spec.n:,}, {images} images"}
             right = [found for _, label, found in saved.certificates(saved.spec) if found.prediction == label]
@@ -126,8 +135,9 @@ def draw_accuracy(axes: Axes, saved: SavedScores, radii: np.ndarray, line: str, 
 # --- samples --------------------------------------------------------------------------------------------------------
 
 def draw_samples(panels: Iterator, folder: Path) -> None:
+    """The images certified at one, two and three sigma, against the samples at which their sampling stopped."""
     for axes, place in panels:
-        saved = read_scores(str(folder / place))
+        saved = read_run(folder / place)
         if saved.spec.settle is None:
             raise InputError(f"{saved.path}: not of a run with --settle, which stops once an image is settled")
         images = [(found.spec.n, found) for _, label, found in saved.certificates(saved.spec)
@@ -186,10 +196,8 @@ FIGURES = {"bounds": draw_bounds, "networks": draw_networks, "samples": draw_sam
 
 
 def title(saved: SavedScores) -> str:
-    """What is counted in a panel. Raises InputError if the sampling stopped for the sake of another score."""
+    """What is counted in a panel."""
     measure = saved.spec.measure
-    if saved.spec.settle not in (None, measure.cutoff):
-        raise InputError(f"{saved.path}: sampled with --settle {saved.spec.settle}, not {measure.cutoff:g}")
     return f"{measure.name} above {measure.cutoff:g}, sigma {saved.spec.sigma:.2f}"
 
 
@@ -203,8 +211,6 @@ def draw(figure_name: str, folders: list[Path]):
         axes.grid(color="0.9")
         if figure_name != "range":
             axes.set_ylim(0, top)  # the same in all panels
-        if figure_name == "bounds":
-            axes.set_xlim(left=0)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
