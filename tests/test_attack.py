@@ -166,6 +166,10 @@ def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):
         *_, dotted, marks = analyze.draw([of_log, of_attacks], [score]).axes[0].get_lines()
         assert (dotted.get_linestyle(), dotted.get_drawstyle()) == (":", "steps-post")
         assert marks.get_ydata() == pytest.approx(curve.accuracy)
+    bare = tmp_path / "without_record"
+    bare.write_bytes(log.read_bytes())
+    of_log, _ = analyze.read_sources(Namespace(file=[str(bare), str(attacks)], score=[0.5]))
+    assert of_log.settings == {} and of_log.label == str(bare)
     with pytest.raises(InputError, match="give --score"):
         analyze.read_sources(Namespace(file=[str(attacks)], score=[]))
     for files, reason in (((certified / "margin", attacks), "none of the logs"), ((log, tmp_path / "some"), "not all")):
