@@ -2,12 +2,16 @@
 
 Speed is shown by the benchmarks and never asserted.
 """
+import json
 import math
+import statistics
 import sys
 from argparse import Namespace
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import freed_memory
+import log_cost
 import machine
 import numpy as np
 import plain_loop
@@ -15,12 +19,13 @@ import precision
 import pytest
 import sampling
 import torch
-from helpers import fake_checkpoint, random_network
+from certify_runs import arguments, certify, weights_file
+from helpers import assert_refused, fake_checkpoint, random_network, read_rows, run_program
 from torch import nn
 
 from certificate import CertificateSpec
 from errors import InputError
-from measures import MEASURES
+from measures import MEASURES, SOFT_MEASURES
 
 CPU = torch.device("cpu")
 
@@ -199,3 +204,33 @@ def test_report_of_freed_memory(monkeypatch):
     header, *rows = markdown_rows(text, "network")
     assert [row[0] for row in rows] == list(freed_memory.ARCHITECTURES) and order == ["returned", "kept"] * 9
     assert rows[0][1:] == ["4 (3 to 5)", "100", "2 (1 to 4)", "7", "1.50"] and "bf16" in text
+
+
+# --- log_cost.py ------------------------------------------------------------------------------------------------------
+
+def test_cost_of_logs(tmp_path):
+    """Samples and hours by hand; images that --skip leaves out do not count; two passes have no common cost."""
+    logs = [tmp_path / name / "noise_0.25" for name in SOFT_MEASURES]
+    result = certify(*arguments(weights_file(tmp_path), tmp_path / "{confidence_measure}/noise_0.25", "--N", 4000,
+                                "--confidence_measure", *SOFT_MEASURES, "--settle", 0.5, 0, "--save_scores", stop=800))
+    assert result.returncode == 0, result.stderr
+    dtype = np.dtype([tuple(field) for field in json.loads(Path(f"{logs[0]}.json").read_text())["scores_dtype"]])
+    n = [np.fromfile(f"{log}.scores", dtype)["n"][::2].tolist() for log in logs]
+    both = [max(pair) for pair in zip(*n, strict=True)]
+    assert len(both) == 20 and len(set(both)) > 1
+    seconds = sum(float(row["time"].split(":")[2]) for row in read_rows(logs[0])[::2])  # less than a minute each
+    row = log_cost.costs(tmp_path, "noise_0.25", skip=40)
+    assert [row["images"], row["N"], row["hours"]] == ["20", "4,000", f"{seconds / 3600:.2f}"]
+    for name, values in zip((*SOFT_MEASURES, "one pass"), (*n, both), strict=True):
+        assert row[name] == f"{np.mean(values):,.0f} ± {statistics.stdev(values) / 20 ** 0.5:,.0f}"
+    assert log_cost.seconds_of(logs[0], skip=40) == pytest.approx(seconds)
+    lines = logs[1].read_text().splitlines(keepends=True)
+    logs[1].write_text("".join([*lines[:-1], lines[-1].replace(":00:", ":01:")]))
+    with pytest.raises(InputError, match="not of one pass"):
+        log_cost.costs(tmp_path, "noise_0.25", skip=1)
+
+
+def test_cost_of_nothing(tmp_path):
+    """A folder without saved scores is refused in one line."""
+    assert_refused(run_program("benchmarks/log_cost.py", tmp_path), "no MEASURE/noise_SIGMA.scores")
+    assert_refused(run_program("benchmarks/log_cost.py", tmp_path, "--skip", 0), "--skip")
