@@ -59,12 +59,14 @@ def test_clopper_pearson_certifies_at_least_what_dkw_does(log):
 
 @pytest.mark.parametrize("log", RUNS, ids=str)
 def test_weights_on_samples_that_they_were_not_chosen_on(log):
-    """Twice as many images at R = 3 sigma or more; two at most are lost at any radius."""
+    """Nearly twice as many images at R = 3 sigma, or more; two at most are lost at any radius."""
     (falling, settings), (equal, again) = (read_recorded_log(str(path)) for path in (log, Path(f"{log}_equal")))
     assert (settings["weights"], again["weights"], again["post_hoc"]) == ("falling", "equal", True)
     ours, theirs = (table.certified_accuracy(MEASURES[log.parent.name].cutoff) for table in (falling, equal))
     place = falling.radii.index(3 * settings["sigma"])
     assert ours[place] > 1.8 * theirs[place] > 0 and (ours - theirs).min() >= -0.0041
+    if settings["sigma"] == 0.25:
+        assert (ours - theirs)[place] > 0.04
 
 
 @pytest.mark.parametrize("log", RUNS, ids=str)
