@@ -16,6 +16,7 @@ import numpy as np
 import pandas
 
 from errors import InputError, run
+from formats.log import read_recorded_log
 from formats.scores import SavedScores, read_scores
 from measures import SOFT_MEASURES
 from report.tables import FORMATS, format_table
@@ -56,8 +57,7 @@ def samples_of(saved: SavedScores) -> np.ndarray:
 
 def seconds_of(log: Path, skip: int) -> float:
     """The times in the rows of a log, added up."""
-    table = pandas.read_csv(log, sep="\t")
-    return pandas.to_timedelta(table.time[table.idx % skip == 0]).sum().total_seconds()
+    return sum(row.seconds for row in read_recorded_log(str(log), skip)[0].rows)
 
 
 def main() -> None:

@@ -128,7 +128,7 @@ def attack_image(run: Run, search: Search, sampler: Sampler, index: int) -> Imag
         raise errors.InputError(f"{args.log}: image {index} of {args.dataset} has another label, or too few classes")
     if row.predict == ABSTAIN:
         nothing = (0.0,) * len(target.radii)
-        return ImageResult([(Row(index, label, ABSTAIN, *[nothing] * 4).line(),)], 0)
+        return ImageResult([(Row(index, label, ABSTAIN, 0.0, *[nothing] * 4).line(),)], 0)
     start, found = time.perf_counter(), []
     integers = eight_bit(x, args.round_images).long().to(run.device)
     for radius in target.radii:
@@ -137,7 +137,7 @@ def attack_image(run: Run, search: Search, sampler: Sampler, index: int) -> Imag
     scores, lower, upper = zip(*((each.mean, each.lower_bound(0.0), each.upper_bound(0.0)) for each in found),
                                strict=True)
     seconds = time.perf_counter() - start
-    line = Row(index, label, row.predict, target.bounds(row), scores, lower, upper, seconds=seconds).line()
+    line = Row(index, label, row.predict, seconds, target.bounds(row), scores, lower, upper).line()
     return ImageResult([(line,)], args.N * len(target.radii))
 
 

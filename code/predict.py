@@ -50,7 +50,7 @@ def predict_image(smooth: Smooth, images: ImageSet, index: int, args: argparse.N
     start = time.perf_counter()
     found = smooth.predict(x, args.N0, args.N, args.alpha, args.batch, index=index, seed=args.seed)
     seconds = time.perf_counter() - start
-    row = Row(index, label, found.prediction, found.lower, found.upper, seconds=seconds)
+    row = Row(index, label, found.prediction, seconds, found.lower, found.upper)
     return ImageResult([(row.line(),)], args.N)
 
 

@@ -43,10 +43,10 @@ def write_record(path, **settings):
 def write_radii(path, count=40, seed=0, **settings):
     """A radius file of `count` images, and its record where there are settings."""
     random = np.random.default_rng(seed)
-    rows = [Row(20 * i, int(label), int(label), float(radius), seconds=1.5) for i, (label, radius) in
+    rows = [Row(20 * i, int(label), int(label), 1.5, float(radius)) for i, (label, radius) in
             enumerate(zip(random.integers(10, size=count), random.exponential(0.5, count), strict=True))]
-    rows[3] = Row(60, 4, 5, 0.9)
-    rows[4] = Row(80, 4, -1, 0.0)
+    rows[3] = Row(60, 4, 5, 1.5, 0.9)
+    rows[4] = Row(80, 4, -1, 1.5, 0.0)
     path.write_text(HEADER + "".join(row.line() for row in rows))
     if settings:
         write_record(path, **settings)
@@ -272,7 +272,7 @@ def test_radius_file_round_trip(tmp_path):
 
 
 def test_radius_rows():
-    abstention, row = Row(0, 4, -1, 0.0, seconds=1.0), Row(7, 4, 4, 0.123456789, seconds=61.5)
+    abstention, row = Row(0, 4, -1, 1.0, 0.0), Row(7, 4, 4, 61.5, 0.123456789)
     assert abstention.line() == "0\t4\t-1\t0.0\t0\t0:00:01\n"
     assert row.line() == f"7\t4\t4\t0.12345678\t1\t{timedelta(seconds=61.5)}\n"
     table = parse_radii("f", (HEADER + row.line() + abstention.line() + "9\t").encode())

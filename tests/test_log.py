@@ -90,12 +90,13 @@ def test_rounding_of_known_values(value, down, up):
 def test_what_is_written_is_read_again(index, label, predict, exp_cdf, exp, seconds):
     """Row.line and the reader agree on every row that a run may write, days of time and tiny bounds included."""
     exp_cdf, exp = (tuple(sorted(bounds, reverse=True)) if predict >= 0 else (0.0,) * 3 for bounds in (exp_cdf, exp))
-    written = Row(index, label, predict, exp_cdf, exp, seconds=seconds)
+    written = Row(index, label, predict, seconds, exp_cdf, exp)
     header = "\t".join(columns((0.0, 0.25, 1.5))) + "\n"
     log = parse(header + written.line())
     assert log.radii == (0.0, 0.25, 1.5) and not log.torn and len(log.rows) == 1
     read = log.rows[0]
     assert (read.index, read.label, read.predict) == (index, label, predict)
+    assert abs(read.seconds - seconds) <= 1e-6
     assert read.correct == (predict == label)
     for before, after in zip(exp_cdf + exp, read.exp_cdf + read.exp, strict=True):
         assert before - 1e-6 * abs(before) <= after <= before

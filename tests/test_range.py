@@ -115,7 +115,7 @@ def test_a_log_of_ranges_is_read():
 
 
 def test_bounds_are_rounded_outwards():
-    row = Row(0, 3, 3, (1 / 3,), (0.25,), (2 / 3,))
+    row = Row(0, 3, 3, 1.0, (1 / 3,), (0.25,), (2 / 3,))
     assert row.line().split("\t")[3:6] == ["0.33333333", "0.25", "0.66666667"]
 
 

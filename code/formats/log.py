@@ -64,8 +64,8 @@ class Row(ImageRow):
     @classmethod
     def of(cls, index: int, label: int, certificate: Certificate, seconds: float, upper: bool = False) -> "Row":
         """The row of a certificate; upper: with its upper bounds."""
-        return cls(index, label, certificate.prediction, certificate.exp_cdf, certificate.exp,
-                   certificate.upper_cdf if upper else (), seconds=seconds)
+        return cls(index, label, certificate.prediction, seconds, certificate.exp_cdf, certificate.exp,
+                   certificate.upper_cdf if upper else ())
 
     def line(self) -> str:
         """The row as it is written in the log; the bounds are rounded outwards."""

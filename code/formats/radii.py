@@ -29,7 +29,7 @@ class Row(ImageRow):
     @classmethod
     def of(cls, index: int, label: int, certificate: Certificate, radius: float, seconds: float = 0.0) -> "Row":
         """The row of a certificate with this radius: an abstention if it is 0."""
-        return cls(index, label, certificate.chosen if radius > 0 else ABSTAIN, radius, seconds=seconds)
+        return cls(index, label, certificate.chosen if radius > 0 else ABSTAIN, seconds, radius)
 
     def line(self) -> str:
         """The row as it is written in the file."""

@@ -12,19 +12,19 @@ from errors import InputError
 DIGITS = 8  # significant digits of a printed bound
 FLOOR = decimal.Context(prec=DIGITS, rounding=decimal.ROUND_FLOOR)
 CEILING = decimal.Context(prec=DIGITS, rounding=decimal.ROUND_CEILING)
-TIME = re.compile(r"(\d+ days?, )?\d+:\d\d:\d\d(\.\d+)?")
+TIME = re.compile(r"(?:(\d{1,7}) days?, )?(\d{1,9}):(\d\d):(\d\d(?:\.\d+)?)")
 INTEGER = re.compile(r"-?\d{1,18}")
 NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """What the row of an image holds in every file: its index, its label, the class predicted, and the time taken."""
+    """What the row of an image holds in every file: its index, its label, the class predicted, the seconds taken."""
 
     index: int
     label: int
     predict: int
-    seconds: float = field(default=0.0, kw_only=True)
+    seconds: float
 
     @property
     def correct(self) -> bool:
@@ -37,17 +37,20 @@ class ImageRow:
                            timedelta(seconds=self.seconds))
 
 
-def parse_image(fields: Sequence[str]) -> tuple[int, int, int]:
-    """Index, label and predict of a row, checked together with correct and time. Raises ValueError with the reason."""
+def parse_image(fields: Sequence[str]) -> tuple[int, int, int, float]:
+    """Index, label, predict and seconds of a row, checked together with correct. Raises ValueError with the reason."""
     index, label, predict, *_, correct, time = fields
-    if not TIME.fullmatch(time):
+    parts = TIME.fullmatch(time)
+    if not parts:
         raise ValueError(f"time {time!r} is not a time")
-    row = ImageRow(natural(index, "idx"), natural(label, "label"), integer(predict, "predict"))
+    days, hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+    taken = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+    row = ImageRow(natural(index, "idx"), natural(label, "label"), integer(predict, "predict"), taken)
     if row.predict < ABSTAIN:
         raise ValueError(f"predict {predict} is no class")
     if correct != str(int(row.correct)):
         raise ValueError(f"correct is {correct!r}, but predict {predict} and label {label}")
-    return row.index, row.label, row.predict
+    return row.index, row.label, row.predict, row.seconds
 
 
 @dataclass(frozen=True)
