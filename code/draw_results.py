@@ -51,6 +51,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if len(args.folder) > 1 and args.figure != "networks":
         parser.error(f"{args.figure} takes one FOLDER")
+    if len(args.folder) > len(COLOURS):
+        parser.error(f"at most {len(COLOURS)} FOLDERs, one for each colour")
     return args
 
 
@@ -117,11 +119,12 @@ def draw_networks(panels: Iterator, *folders: Path) -> None:
                 axes.plot(saved.spec.radii, certified.sum(0) / images, "o", markersize=5, **style)
             last = plan_looks(saved.spec)[-1].spec
             ends.append(last.sigma * float(ndtri(last.band.prob[0])))
-            axes.axvline(ends[-1], color=colour, linestyle=":", label="its ceiling")
         row = published.loc[place.parent.name, place.stem.removeprefix("noise_")]
         axes.plot([float(radius) for radius in row.index], row, "x", color="black", label="published, N = 100,000",
                   zorder=3)
-        axes.set(title=title(saved), xlabel=RADIUS, ylabel=ACCURACY, xlim=(0, 1.05 * max(ends)))
+        for end, folder, colour in zip(ends, folders, COLOURS, strict=False):
+            axes.axvline(end, color=colour, linestyle=":", label=f"ceiling of {folder.name}")
+        axes.set(title=title(saved), xlabel=RADIUS, ylabel=ACCURACY, xlim=(-0.02 * max(ends), 1.05 * max(ends)))
 
 
 def draw_accuracy(axes: Axes, saved: SavedScores, radii: np.ndarray, line: str, **style) -> None:

@@ -44,7 +44,7 @@ def test_networks(folders):
     figure = draw_results.draw("networks", [folders / name for name in names])
     logs = zip(*(logs_of(folders / name) for name in names), strict=True)
     for axes, measure, pair in zip(figure.axes, np.repeat(SOFT_MEASURES, 2), logs, strict=True):
-        curve, ceiling, points, _, published = axes.get_lines()
+        curve, points, published, ceiling, _ = axes.get_lines()
         accuracies = [log.certified_accuracy(MEASURES[measure].cutoff) for log in pair]
         assert [value_at(curve, radius) for radius in pair[0].radii] == pytest.approx(accuracies[0].tolist())
         assert accuracies[0][0] > accuracies[0][-1] and curve.get_xdata()[-1] <= ceiling.get_xdata()[0]
@@ -90,9 +90,11 @@ def test_refusals(word, figure, name, out, folders, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_one_folder_only(folders, tmp_path):
+def test_number_of_folders(folders, tmp_path):
     result = run_program("code/draw_results.py", "bounds", folders / "whole", folders / "staged", tmp_path / "f.png")
     assert result.returncode == 2 and "takes one FOLDER" in result.stderr
+    result = run_program("code/draw_results.py", "networks", *[folders / "whole"] * 8, tmp_path / "f.png")
+    assert result.returncode == 2 and "at most 7" in result.stderr
 
 
 def test_pictures(folders, tmp_path):
