@@ -8,6 +8,7 @@
 
 Writes OUTDIR/checkpoint.pth.tar (epoch, arch, state_dict, optimizer, scheduler, config) after each epoch, and one line
 per epoch to OUTDIR/log.txt. --resume continues from that checkpoint; without it a checkpoint is never overwritten.
+One training at a time writes to an OUTDIR, which it locks.
 --consistency adds the loss of Jeong and Shin (2020), whose values for CIFAR-10 are 20 at noise 0.25 and 10 at 0.50.
 """
 import argparse
@@ -15,6 +16,7 @@ import io
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -27,6 +29,8 @@ from consistency import consistency_loss
 from devices import choose_device, slow_choices
 from errors import InputError, run
 from files import write_whole
+from formats.rows import join_fields
+from job.output import AppendFile
 from noise import TRAINING_EPOCHS, TRAINING_SEEDS, training_seed
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
@@ -220,10 +224,12 @@ def check_outdir(path: Path, log: Path, resuming: bool) -> None:
         raise InputError(f"{log} exists and is not of this training: another OUTDIR starts over")
 
 
-def begin_log(log: Path, done: int) -> None:
-    """Write the header, and keep the rows of the epochs done: the last row may be ahead of its checkpoint."""
-    rows = log.read_text().splitlines() if done and log.exists() else []
-    write_whole(log, ("\n".join([LOG_HEADER, *rows[1:1 + done]]) + "\n").encode())
+def begin_log(log: AppendFile, done: int) -> None:
+    """Write the header, or keep it and the rows of the epochs done: the last row may be ahead of its checkpoint."""
+    lines = [line for line in log.read().splitlines(keepends=True) if line.endswith(b"\n")]
+    log.cut(len(b"".join(lines[:1 + done])))
+    if not lines:
+        log.append(LOG_HEADER.encode() + b"\n")
 
 
 def save(path: Path, **content) -> None:
@@ -248,24 +254,25 @@ def main() -> None:
     args.init_sha256 = initialise(args.init, network) if args.init else None
     train_batches, test_batches = make_batches(args, device)
     optimizer, scheduler = make_optimizer(args, network, len(train_batches))
-    first = resume(args, path, network, optimizer, scheduler, len(train_batches)) if args.resume else 0
-    if first == args.epochs:
-        print(f"{path}: complete; nothing to do", file=sys.stderr)
-        return
-    begin_log(log, first)
-    for epoch in range(first, args.epochs):
-        torch.manual_seed(training_seed(args.seed, epoch))
-        start, rate = time.time(), optimizer.param_groups[0]["lr"]
-        train = run_epoch(network, train_batches, args, device, optimizer, scheduler)
-        test = run_epoch(network, test_batches, args, device)
-        row = (epoch, f"{time.time() - start:.1f}", f"{rate:.3g}", *(f"{value:.4f}" for value in train + test))
-        print("\t".join(map(str, row)), flush=True)
-        with log.open("a") as file:
-            file.write("\t".join(map(str, row)) + "\n")
-        state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-        if args.drop_optimizer and epoch + 1 == args.epochs:
-            state = {}
-        save(path, epoch=epoch + 1, arch=args.arch, state_dict=network.state_dict(), **state, config=vars(args))
+    with closing(AppendFile(str(log))) as file:  # locked: one training at a time writes to OUTDIR
+        check_outdir(path, log, args.resume)  # again: another may have ended since
+        first = resume(args, path, network, optimizer, scheduler, len(train_batches)) if args.resume else 0
+        if first == args.epochs:
+            print(f"{path}: complete; nothing to do", file=sys.stderr)
+            return
+        begin_log(file, first)
+        for epoch in range(first, args.epochs):
+            torch.manual_seed(training_seed(args.seed, epoch))
+            start, rate = time.time(), optimizer.param_groups[0]["lr"]
+            train = run_epoch(network, train_batches, args, device, optimizer, scheduler)
+            test = run_epoch(network, test_batches, args, device)
+            row = (epoch, f"{time.time() - start:.1f}", f"{rate:.3g}", *(f"{value:.4f}" for value in train + test))
+            print("\t".join(map(str, row)), flush=True)
+            file.append(join_fields(*row).encode())
+            state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+            if args.drop_optimizer and epoch + 1 == args.epochs:
+                state = {}
+            save(path, epoch=epoch + 1, arch=args.arch, state_dict=network.state_dict(), **state, config=vars(args))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import io
 import math
 import signal
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from subprocess import CompletedProcess
 
 import pytest
@@ -18,6 +18,7 @@ from archs.cifar_resnet import CifarResNet
 from consistency import consistency_loss
 from errors import run
 from files import file_sha256
+from job.output import AppendFile
 
 HEADER = ["epoch", "time", "lr", "train loss", "train acc", "testloss", "test acc"]
 KEYS = {"epoch", "arch", "state_dict", "optimizer"}
@@ -147,6 +148,26 @@ def test_existing_log_stays(tmp_path):
     assert_refused(start(tmp_path), "log.txt exists")
     (tmp_path / "log.txt").write_text(log)
     assert start(tmp_path, "--epochs", 1).returncode == 0 and len(log_rows(tmp_path)) == 1
+
+
+def test_one_training_writes_to_a_folder(tmp_path):
+    """Another that begins before the first checkpoint is refused, and leaves the log as it is."""
+    log = AppendFile(str(tmp_path / "log.txt"))
+    train.begin_log(log, 0)
+    with closing(log):
+        assert_refused(start(tmp_path, "--epochs", 1), "log.txt: another run is writing it")
+    assert log_rows(tmp_path) == [] and not (tmp_path / "checkpoint.pth.tar").exists()
+    assert start(tmp_path, "--epochs", 1).returncode == 0 and len(log_rows(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("text, kept", [(b"h\n0\n1\n2\n", b"h\n0\n1\n"), (b"h\n0\n1\xff", b"h\n0\n"), (b"h\n", b"h\n"),
+                                        (b"", "\t".join(HEADER).encode() + b"\n")])
+def test_log_of_a_resumed_training(text, kept, tmp_path):
+    """The rows of the two epochs done stay; one that is ahead of the checkpoint goes, and so does a torn one."""
+    (tmp_path / "log.txt").write_bytes(text)
+    with closing(AppendFile(str(tmp_path / "log.txt"))) as log:
+        train.begin_log(log, 2)
+    assert (tmp_path / "log.txt").read_bytes() == kept
 
 
 def test_folder_that_cannot_be_made(tmp_path):
