@@ -15,7 +15,7 @@ import time
 import code_path
 import pandas
 import torch
-from machine import RESULTS, describe
+from machine import RESULTS, SIDE, describe
 
 from architectures import ARCHITECTURES, DATASET_OF, build_network
 from devices import choose_device
@@ -27,7 +27,6 @@ from sampler import PRECISIONS, Sampler
 
 KINDS = ("returned", "kept")
 SAMPLES = {"cifar_resnet20": 4096, "cifar_resnet110": 1024, "resnet50": 64}
-SIDE = {"cifar10": 32, "imagenet": 224}
 
 
 def parse_arguments() -> argparse.Namespace:

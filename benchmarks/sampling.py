@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import code_path
 import pandas
 import torch
-from machine import RESULTS, convolution_peak, describe, finish, flops
+from machine import RESULTS, SIDE, convolution_peak, describe, finish, flops
 from plain_loop import plain_bounds, plain_scores
 
 from architectures import ARCHITECTURES, DATASET_OF, build_network
@@ -32,7 +32,6 @@ from noise import BLOCK, ESTIMATION, make_noise
 from report.tables import format_table
 from sampler import PRECISIONS, Sampler, forward_size
 
-SIDE = {"cifar10": 32, "imagenet": 224}
 PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 400, "imagenet": 400}}
 TRIED_BATCHES = {"cpu": {"cifar10": (32, 64, 128, 256, 1000), "imagenet": (4, 8, 16, 32, 64)},
                  "cuda": {"cifar10": (400, 1000, 2000, 4000), "imagenet": (50, 100, 200, 400)}}

@@ -31,9 +31,9 @@ from errors import InputError, run
 from files import file_sha256, refuse_existing
 from formats.attacks import is_attack_file, read_recorded_attacks
 from formats.log import read_recorded_log
-from formats.radii import COLUMNS, NAIVE, Radii, Row, is_radius_file, read_recorded_radii
+from formats.radii import NAIVE, exact_accuracy, is_radius_file, read_recorded_radii
 from formats.record import report_settled
-from formats.rows import report_different_images, report_flaws, shortest
+from formats.rows import report_different_images, report_flaws, report_missing, shortest
 from formats.scores import SavedScores, read_scores
 from measures import MEASURES
 from report.figures import COLOURS, check_figure_path, new_figure, save_figure
@@ -170,7 +170,7 @@ def source_of_radii(path: str, scores: list[float]) -> Source:
     if scores and scores != [settings.get("score")]:
         raise InputError(f"{path} is a radius file, for one score of its own: "
                          f"{settings.get('score', 'not recorded')}, not {' '.join(map(str, scores))}")
-    curves = {MEAN if settings.get("bound") == NAIVE else CDF: exact_curve(radii)}
+    curves = {MEAN if settings.get("bound") == NAIVE else CDF: exact_curve(radii.of_correct, radii.images)}
     return Source(path, settings, label(path, settings), dict.fromkeys(scores or [None], curves),
                   images=radii.all_indices)
 
@@ -196,25 +196,19 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
     except ValueError as error:
         raise InputError(f"{saved.path}: {error}") from None
     report_settled(saved.path, saved.settings)
-    images, curves = list(saved.certificates(saved.spec)), {}
-    for score in scores:
-        curves[score] = {}
-        for name in (CDF, MEAN):
-            rows = [Row.of(index, label, certificate, certificate.radius(score, naive=name == MEAN))
-                    for index, label, certificate in images]
-            radii = Radii(saved.path, COLUMNS, rows, [], False, missing=tuple(saved.non_finite))
-            curves[score][name] = exact_curve(radii)
-    report_flaws(radii)
+    report_missing(saved.path, saved.non_finite)
+    right = [found for _, label, found in saved.certificates(saved.spec) if found.chosen == label]
+    curves = {score: {name: exact_curve([found.radius(score, naive=name == MEAN) for found in right], saved.images)
+                      for name in (CDF, MEAN)} for score in scores}
     log = saved.path.removesuffix(".scores")
     return Source(saved.path, saved.settings, label(saved.path, saved.settings), curves,
                   log_sha256=file_sha256(log) if os.path.isfile(log) else None,
-                  images=radii.all_indices)
+                  images=frozenset((*saved.records["idx"].tolist(), *saved.non_finite)))
 
 
-def exact_curve(radii: Radii) -> Curve:
-    """The certified accuracy at every radius."""
-    steps = radii.steps()
-    return Curve(steps, radii.certified_accuracy(steps), exact=True)
+def exact_curve(certified: Sequence[float], images: int) -> Curve:
+    """The certified accuracy at every radius, from the certified radii of the images whose class is right."""
+    return Curve(*exact_accuracy(certified, images), exact=True)
 
 
 def label(path: str, settings: dict) -> str:

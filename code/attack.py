@@ -25,14 +25,13 @@ from core import NonFiniteScores, order_statistics
 from files import file_sha256, read_bytes
 from formats.attacks import Row, columns, parse_attacks
 from formats.log import Log, check_radii, read_recorded_log
-from formats.record import report_post_hoc
+from formats.record import recorded_alpha, recorded_measure, report_post_hoc
 from formats.rows import report_flaws, shortest
 from job.checks import check_spec
 from job.options import add_sampling_options, check_sampling_options
 from job.output import ResumableLog
 from job.run import STOPPED, ImageResult, Run
 from job.settings import SETTINGS
-from measures import MEASURES
 from noise import ATTACK, eight_bit, make_noise
 from pgd import Search, pixels
 from sampler import Sampler
@@ -82,8 +81,8 @@ def check_arguments(args: argparse.Namespace) -> Target:
         raise errors.InputError(f"{args.outfile}: is LOG itself; choose another name")
     log, settings = read_recorded_log(args.log)
     report_flaws(log)
-    measure = MEASURES.get(settings.get("confidence_measure"))
-    if settings.get("program") not in ("certify", "recertify") or measure is None or "alpha" not in settings:
+    measure, alpha = recorded_measure(settings), recorded_alpha(settings)
+    if settings.get("program") not in ("certify", "recertify") or measure is None or alpha is None:
         raise errors.InputError(f"{args.log}: has no record of the run that certified it")
     radii = log.radii if args.radii is None else tuple(args.radii)
     check_radii(radii)
@@ -101,7 +100,7 @@ def open_logs(run: Run) -> list[ResumableLog]:
                             log_sha256=file_sha256(args.log))
     check_same_run(args, settings, target)
     certified = set(target.log.indices)
-    if not certified & set(range(0, run.subject.images.size if args.max < 0 else args.max, args.skip)):
+    if certified.isdisjoint(run.subject.indices):
         raise errors.InputError(f"{args.log}: has no row of the images that --skip and --max ask for")
     parse = partial(parse_attacks, score_range=(measure.score_min, measure.score_max))
     file = ResumableLog(args.outfile, settings, run.start(), columns(target.radii), parse, overwrite=args.overwrite)

@@ -26,7 +26,7 @@ from bounds import population_limit
 from certificate import ABSTAIN
 from errors import InputError, run
 from formats.log import Log, read_recorded_log
-from formats.record import report_post_hoc, report_settled
+from formats.record import recorded_alpha, report_post_hoc, report_settled
 from formats.rows import report_different_images, report_flaws
 from report.tables import FORMATS, format_table
 
@@ -90,11 +90,10 @@ def print_reference_report(log: Log, score: float) -> None:
 
 def row_alpha(args: argparse.Namespace, path: str, settings: dict) -> float:
     """The error probability of a log's rows, the larger of its record's and --alpha. Raises InputError."""
-    recorded = settings.get("alpha")
-    known = [recorded] if isinstance(recorded, float) and 0 < recorded < 1 else []
-    if not known and args.alpha is None:
+    known = [alpha for alpha in (recorded_alpha(settings), args.alpha) if alpha is not None]
+    if not known:
         raise InputError(f"{path}: has no record of its alpha: give --alpha")
-    return max(known + ([] if args.alpha is None else [args.alpha]))
+    return max(known)
 
 
 def decimals(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
@@ -104,8 +103,6 @@ def decimals(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
 
 def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
     """One table of all the logs."""
-    import pandas  # only here: a report needs none
-
     rows = []
     for path, (log, settings) in logs.items():
         for cdf, name in NAMES.items():
@@ -117,14 +114,11 @@ def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
             for what, values in lines.items():
                 cells = dict(zip(log.radii, values, strict=True))
                 rows.append({"log": path, "certified accuracy": what} | cells)
-    frame = pandas.DataFrame(rows).set_index(["log", "certified accuracy"]).sort_index(axis=1)
-    return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), args.format or "text")
+    return as_table(rows, ["log", "certified accuracy"], args.format)
 
 
 def brier_table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
     """One table of the certified Brier scores, rounded up. Raises InputError for a log that has none."""
-    import pandas  # only here: a report needs none
-
     rows = []
     for path, (log, settings) in logs.items():
         if not log.has_upper or settings.get("confidence_measure") != "pred_score":
@@ -133,8 +127,15 @@ def brier_table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> 
         abstained = sum(row.predict == ABSTAIN for row in log.rows) + len(log.missing)
         rows.append({"log": path, "counted as 1": f"{abstained} of {log.images}"}
                     | dict(zip(log.radii, scores, strict=True)))
-    frame = pandas.DataFrame(rows).set_index(["log", "counted as 1"]).sort_index(axis=1)
-    return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), args.format or "text")
+    return as_table(rows, ["log", "counted as 1"], args.format)
+
+
+def as_table(rows: list[dict], names: list[str], style: str | None) -> str:
+    """Rows with the columns `names` and one for each radius, whose columns are sorted."""
+    import pandas  # only here: a report needs none
+
+    frame = pandas.DataFrame(rows).set_index(names).sort_index(axis=1)
+    return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), style or "text")
 
 
 def main() -> None:

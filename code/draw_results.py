@@ -27,6 +27,7 @@ from certificate import ABSTAIN, Certificate
 from errors import InputError, run
 from files import file_sha256, refuse_existing
 from formats.attacks import read_recorded_attacks
+from formats.radii import exact_accuracy
 from formats.scores import SavedScores, read_scores
 from job.checks import check_spec
 from measures import SOFT_MEASURES
@@ -78,16 +79,16 @@ def draw_bounds(panels: Iterator, folder: Path) -> None:
         axes.set(title=f"{title(saved)}, N = {saved.spec.n:,}", xlabel=RADIUS, ylabel=ACCURACY, xlim=(0, None))
 
 
-def radii_of_bounds(saved: SavedScores) -> dict[str, np.ndarray]:
-    """For each bound the certified radii of all images at the measure's cutoff; 0 if the class is wrong or none."""
+def radii_of_bounds(saved: SavedScores) -> dict[str, list[float]]:
+    """For each bound the certified radii at the measure's cutoff, of the images whose class is right."""
     score, radii = saved.spec.measure.cutoff, {}
     for bound, name in BANDS.items():
         spec = replace(saved.spec, bound=bound, eta=saved.spec.eta if bound == saved.spec.bound else None)
-        images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(spec)]
-        radii[name] = np.array([found.radius(score) * right for found, right in images])
+        right = [found for _, label, found in saved.certificates(spec) if found.chosen == label]
+        radii[name] = [found.radius(score) for found in right]
         if bound == saved.spec.bound:
-            radii[MEAN_BAND] = np.array([radius_of_mean(found, score) * right for found, right in images])
-            radii[MEAN_HOEFFDING] = np.array([found.radius(score, naive=True) * right for found, right in images])
+            radii[MEAN_BAND] = [radius_of_mean(found, score) for found in right]
+            radii[MEAN_HOEFFDING] = [found.radius(score, naive=True) for found in right]
     return radii
 
 
@@ -108,15 +109,14 @@ def draw_networks(panels: Iterator, *folders: Path) -> None:
         ends = []
         for folder, colour in zip(folders, COLOURS, strict=False):
             saved = read_run(folder / place)
-            images, score = len(saved.records) + len(saved.non_finite), saved.spec.measure.cutoff
-            style = {"color": colour, "label": f"{folder.name}, N = {saved.spec.n:,}, {images} images"}
+            score = saved.spec.measure.cutoff
+            style = {"color": colour, "label": f"{folder.name}, N = {saved.spec.n:,}, {saved.images} images"}
             right = [found for _, label, found in saved.certificates(saved.spec) if found.prediction == label]
             if saved.spec.settle is None:
-                radii = [found.radius(score) for found in right]
-                draw_accuracy(axes, saved, np.append(radii, np.zeros(len(saved.records) - len(radii))), "-", **style)
+                draw_accuracy(axes, saved, [found.radius(score) for found in right], "-", **style)
             else:
                 certified = np.array([found.exp_cdf for found in right]) > score
-                axes.plot(saved.spec.radii, certified.sum(0) / images, "o", markersize=5, **style)
+                axes.plot(saved.spec.radii, certified.sum(0) / saved.images, "o", markersize=5, **style)
             last = plan_looks(saved.spec)[-1].spec
             ends.append(last.sigma * float(ndtri(last.band.prob[0])))
         row = published.loc[place.parent.name, place.stem.removeprefix("noise_")]
@@ -127,12 +127,9 @@ def draw_networks(panels: Iterator, *folders: Path) -> None:
         axes.set(title=title(saved), xlabel=RADIUS, ylabel=ACCURACY, xlim=(-0.02 * max(ends), 1.05 * max(ends)))
 
 
-def draw_accuracy(axes: Axes, saved: SavedScores, radii: np.ndarray, line: str, **style) -> None:
-    """The fraction of all images whose certified radius is above R, against R."""
-    radii = np.sort(np.append(radii, np.zeros(len(saved.non_finite))))
-    steps = np.unique([0.0, *radii])
-    accuracy = 1 - np.searchsorted(radii, steps, side="right") / len(radii)
-    axes.plot(steps, accuracy, line, drawstyle="steps-post", **style)
+def draw_accuracy(axes: Axes, saved: SavedScores, radii: list[float], line: str, **style) -> None:
+    """The fraction of all images certified at R, against R; radii: of the images whose class is right."""
+    axes.plot(*exact_accuracy(radii, saved.images), line, drawstyle="steps-post", **style)
 
 
 # --- samples --------------------------------------------------------------------------------------------------------
@@ -149,7 +146,7 @@ def draw_samples(panels: Iterator, folder: Path) -> None:
         for multiple, colour, marker in zip((1, 2, 3), COLOURS, "osd", strict=False):
             radius = multiple * saved.spec.sigma
             taken = np.array([n for n, found in images if found.lower_bound(radius) > saved.spec.settle])
-            accuracy = [(taken <= size).sum() / (len(saved.records) + len(saved.non_finite)) for size in sizes]
+            accuracy = [(taken <= size).sum() / saved.images for size in sizes]
             axes.plot(sizes, accuracy, f"{marker}-", markersize=4, color=colour, drawstyle="steps-post",
                       label=f"R = {multiple} sigma", clip_on=False)
         axes.set(title=f"{title(saved)}, mean n = {saved.records['n'].mean():,.0f}", xscale="log",

@@ -71,7 +71,7 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
             total += row.correct * row.radius
             lines.append((index, row.line()))
         log.complete(lines, saved.non_finite)
-    return total / (len(saved.records) + len(saved.non_finite))
+    return total / saved.images
 
 
 def main() -> None:

@@ -362,6 +362,11 @@ def test_logs_that_cannot_be_attacked(certified, tmp_path):
     assert_refused(attack(*command(tmp_path, log, log, "--overwrite")), "LOG")
     (tmp_path / "bare").write_bytes(log.read_bytes())
     assert_refused(attack(*command(tmp_path, tmp_path / "bare", tmp_path / "out")), "record")
+    record = json.loads(log.with_name(log.name + ".json").read_text())
+    for name, value in (("confidence_measure", ["pred_score"]), ("alpha", "0.001")):
+        changed = {**record, "settings": {**record["settings"], name: value}}
+        (tmp_path / "bare.json").write_text(json.dumps(changed))
+        assert_refused(attack(*command(tmp_path, tmp_path / "bare", tmp_path / "out")), "record")
 
 
 def test_a_score_that_is_no_number_leaves_no_row(certified, tmp_path):

@@ -6,7 +6,6 @@ with, for each radius R, a column of round(100 R) of each kind: the log's bound 
 predicted class at the attacked image, and limits on the expected score there. An abstention of the log is not attacked:
 it has predict -1, and 0 in all these columns.
 """
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,18 @@ from certificate import ABSTAIN
 from errors import InputError
 from files import read_bytes
 from formats.record import read_record, without_row
-from formats.rows import ImageRow, RowFile, number, parse_image, parse_rows, round_down, round_up, shortest
+from formats.rows import (
+    ImageRow,
+    RowFile,
+    named_radii,
+    number,
+    parse_image,
+    parse_rows,
+    radius_columns,
+    round_down,
+    round_up,
+    shortest,
+)
 
 KINDS = ("bound", "score", "lower", "upper")
 
@@ -37,7 +47,7 @@ class Row(ImageRow):
 
     @property
     def broken(self) -> tuple[bool, ...]:
-        """For each radius, whether the score at the attacked image is below the bound."""
+        """For each radius, whether the upper limit on the score at the attacked image is below the bound."""
         return tuple(upper < bound for upper, bound in zip(self.upper, self.bound, strict=True))
 
 
@@ -55,8 +65,8 @@ class Attacks(RowFile):
     def accuracy(self, score: float) -> np.ndarray:
         """The fraction of all images, [radii], whose class is right and whose attacked score stays above `score`.
 
-        At each radius and all smaller ones, whose balls lie inside. But for sampling error, the accuracy that can be
-        certified is no higher.
+        An image counts at R only if it also does at every smaller radius, whose attacks lie in the ball of R, too. But
+        for sampling error, the accuracy that can be certified is no higher.
         """
         above = np.logical_and.accumulate(np.array([row.score for row in self.rows]) > score, axis=1)
         return (above & np.array([row.correct for row in self.rows])[:, None]).sum(0) / self.images
@@ -68,15 +78,13 @@ class Attacks(RowFile):
 
 def columns(radii: Sequence[float]) -> list[str]:
     """The columns of a file with these radii."""
-    return ["idx", "label", "predict", *(f"{kind}_{round(100 * radius):02d}" for kind in KINDS for radius in radii),
-            "correct", "time"]
+    return radius_columns(KINDS, radii)
 
 
 def radii_of(header: Sequence[str]) -> tuple[float, ...]:
     """The radii that a header names. Raises ValueError for a header that no such file has."""
-    names = (re.fullmatch(r"bound_(\d{2,9})", column) for column in header)
-    radii = tuple(int(name[1]) / 100 for name in names if name)
-    if not radii or list(header) != columns(radii) or list(radii) != sorted(set(radii)):
+    radii = named_radii(header, "bound")
+    if list(header) != columns(radii):
         raise ValueError("not the header of a file of attacks")
     return radii
 

@@ -9,7 +9,6 @@ A log of ranges (recertify.py --range) has upper bounds, too, as columns upper_c
 abstention they are the measure's greatest score.
 """
 import decimal
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,9 +17,18 @@ import numpy as np
 from certificate import ABSTAIN, Certificate
 from errors import InputError
 from files import read_bytes
-from formats.record import read_record, without_row
-from formats.rows import ImageRow, RowFile, number, parse_image, parse_rows, round_down, round_up
-from measures import MEASURES
+from formats.record import read_record, recorded_measure, without_row
+from formats.rows import (
+    ImageRow,
+    RowFile,
+    named_radii,
+    number,
+    parse_image,
+    parse_rows,
+    radius_columns,
+    round_down,
+    round_up,
+)
 
 RADIUS_LIMIT = 1e7  # of the radii that a column can name
 UPPER = "upper_cdf"  # how the columns of upper bounds begin
@@ -39,16 +47,13 @@ def check_radii(radii: Sequence[float]) -> None:
 def columns(radii: Sequence[float], upper: bool = False) -> list[str]:
     """The columns of a log with bounds at these radii; upper: with upper bounds, too."""
     kinds = ("exp_cdf", "exp", UPPER) if upper else ("exp_cdf", "exp")
-    return ["idx", "label", "predict", *(f"{kind}_{round(100 * radius):02d}" for kind in kinds for radius in radii),
-            "correct", "time"]
+    return radius_columns(kinds, radii)
 
 
 def radii_of(header: Sequence[str]) -> tuple[float, ...]:
     """The radii that a header names. Raises ValueError for a header that no log has."""
-    radii = tuple(int(name) / 100 for name in (re.fullmatch(r"exp_cdf_(\d{2,9})", column) for column in header)
-                  if name for name in name.groups())
-    if (not radii or list(header) not in (columns(radii), columns(radii, upper=True))
-            or any(a >= b for a, b in zip(radii, radii[1:], strict=False))):
+    radii = named_radii(header, "exp_cdf")
+    if list(header) not in (columns(radii), columns(radii, upper=True)):
         raise ValueError("not the header of a certification log")
     return radii
 
@@ -127,15 +132,13 @@ def read_recorded_log(path: str, skip: int = 1) -> tuple[Log, dict]:
     """
     record = read_record(path)
     settings = record["settings"] if record else {}
-    name = settings.get("confidence_measure")
-    measure = MEASURES.get(name) if isinstance(name, str) else None
+    measure = recorded_measure(settings)
     log = read_log(path, (measure.score_min, measure.score_max) if measure else (-1.0, 1.0))
     missing = tuple(index for index in without_row(record, log.indices) if index % skip == 0)
-    kept = [(row, end) for row, end in zip(log.rows, log.ends[1:], strict=True) if row.index % skip == 0]
-    if not kept:
+    rows = [row for row in log.rows if row.index % skip == 0]
+    if not rows:
         raise InputError(f"{path}: no row of the images 0, {skip}, {2 * skip}, ...")
-    rows, ends = map(list, zip(*kept, strict=True))
-    return replace(log, rows=rows, ends=log.ends[:1] + ends, missing=missing), settings
+    return replace(log, rows=rows, missing=missing), settings
 
 
 def _has_upper(header: Sequence[str]) -> bool:

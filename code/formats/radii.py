@@ -27,7 +27,7 @@ class Row(ImageRow):
     radius: float
 
     @classmethod
-    def of(cls, index: int, label: int, certificate: Certificate, radius: float, seconds: float = 0.0) -> "Row":
+    def of(cls, index: int, label: int, certificate: Certificate, radius: float, seconds: float) -> "Row":
         """The row of a certificate with this radius: an abstention if it is 0."""
         return cls(index, label, certificate.chosen if radius > 0 else ABSTAIN, seconds, radius)
 
@@ -45,12 +45,23 @@ class Radii(RowFile):
 
         The bound falls with the radius, so "bound above the score at R" is "certified radius above R".
         """
-        certified = np.sort([row.radius for row in self.rows if row.correct])
-        return (len(certified) - np.searchsorted(certified, radii, side="right")) / self.images
+        return accuracy_at(radii, self.of_correct, self.images)
 
-    def steps(self) -> np.ndarray:
-        """0 and the radii at which the certified accuracy falls, increasing."""
-        return np.unique([0.0, *(row.radius for row in self.rows if row.correct)])
+    @property
+    def of_correct(self) -> list[float]:
+        """The certified radii of the images whose class is right."""
+        return [row.radius for row in self.rows if row.correct]
+
+
+def accuracy_at(radii: Sequence[float], certified: Sequence[float], images: int) -> np.ndarray:
+    """The fraction of `images` whose certified radius is above each of `radii`; certified: of the correct ones."""
+    return (len(certified) - np.searchsorted(np.sort(certified), radii, side="right")) / images
+
+
+def exact_accuracy(certified: Sequence[float], images: int) -> tuple[np.ndarray, np.ndarray]:
+    """0 and the radii at which the certified accuracy falls, increasing, and the accuracy from each of them on."""
+    steps = np.unique([0.0, *certified])
+    return steps, accuracy_at(steps, certified, images)
 
 
 def is_radius_file(path: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from errors import InputError
 from files import read_bytes, write_whole
+from measures import MEASURES, Measure
 
 NON_FINITE = "non_finite"  # the entry that lists images with non-finite scores, which have no row
 DEPTH = 10  # deeper than any valid record is nested
@@ -40,6 +41,18 @@ def read_record(outfile: str) -> dict | None:
 def without_row(record: dict | None, done: Iterable[int]) -> list[int]:
     """The images that a record lists as having non-finite scores and that are not `done` since: they have no row."""
     return sorted(set((record or {}).get(NON_FINITE) or []) - set(done))
+
+
+def recorded_measure(settings: dict) -> Measure | None:
+    """The measure that a record's settings name; None if they name none."""
+    name = settings.get("confidence_measure")
+    return MEASURES.get(name) if isinstance(name, str) else None
+
+
+def recorded_alpha(settings: dict) -> float | None:
+    """The error probability in a record's settings; None if there is none strictly between 0 and 1."""
+    alpha = settings.get("alpha")
+    return alpha if isinstance(alpha, float) and 0 < alpha < 1 else None
 
 
 def report_settled(path: str, settings: dict) -> None:

@@ -57,8 +57,8 @@ def parse_image(fields: Sequence[str]) -> tuple[int, int, int, float]:
 class RowFile:
     """What a file of rows holds: its header, the checked rows, their ends, and whether its last line is torn.
 
-    ends: the byte offset of the end of the header and of each row, so one entry more than rows has. missing: the images
-    that the record lists as having non-finite scores, and so no row.
+    ends: the byte offset of the end of the header and of each row in the file; rows may be only some of these. missing:
+    the images that the record lists as having non-finite scores, and so no row.
     """
 
     path: str
@@ -116,9 +116,14 @@ def report_flaws(table: RowFile) -> None:
     """Report on stderr what a reader of the file's numbers should know: a torn last line, images without a row."""
     if table.torn:
         print(f"{table.path}: its last line is torn and is left out", file=sys.stderr)
-    if table.missing:
-        print(f"{table.path}: {len(table.missing)} images with non-finite scores have no row, and count as not "
-              "certified", file=sys.stderr)
+    report_missing(table.path, table.missing)
+
+
+def report_missing(path: str, missing: Sequence[int]) -> None:
+    """Report on stderr how many images have no row."""
+    if missing:
+        print(f"{path}: {len(missing)} images with non-finite scores have no row, and count as not certified",
+              file=sys.stderr)
 
 
 def report_different_images(images: dict[str, frozenset[int]], hint: str = "") -> None:
@@ -128,6 +133,21 @@ def report_different_images(images: dict[str, frozenset[int]], hint: str = "") -
 
 
 # --- fields ---------------------------------------------------------------------------------------------------------
+
+def radius_columns(kinds: Sequence[str], radii: Sequence[float]) -> list[str]:
+    """The columns of a file with kinds of values at each radius: KIND_NN with NN = 100 R, of two digits or more."""
+    return ["idx", "label", "predict", *(f"{kind}_{round(100 * radius):02d}" for kind in kinds for radius in radii),
+            "correct", "time"]
+
+
+def named_radii(header: Sequence[str], kind: str) -> tuple[float, ...]:
+    """The radii of the columns of one kind. Raises ValueError if there are none, or they do not increase."""
+    names = (re.fullmatch(rf"{kind}_(\d{{2,9}})", column) for column in header)
+    radii = tuple(int(name[1]) / 100 for name in names if name)
+    if not radii or list(radii) != sorted(set(radii)):
+        raise ValueError(f"not the header of a file with columns {kind}_NN")
+    return radii
+
 
 def join_fields(*fields) -> str:
     """Fields as one line of a file."""

@@ -87,6 +87,11 @@ class SavedScores:
     sha256: str
     non_finite: list[int]
 
+    @property
+    def images(self) -> int:
+        """The number of images, including those without a record."""
+        return len(self.records) + len(self.non_finite)
+
     def refuse_own_files(self, outfile: str) -> None:
         """Raise InputError if a program would write a file of the run that saved these scores."""
         own = self.path.removesuffix(".scores")
