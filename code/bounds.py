@@ -24,7 +24,7 @@ END_RANKS = 30  # the smallest and the largest scores, which falling weights alw
 SMALLEST_CALIBRATED_ALPHA = 1e-10  # below it, eta = alpha / sum of the weights (Bonferroni)
 LARGEST_N = 10 ** 7  # up to which the rounding in failure_probability is within its margin
 SMALLEST_ALPHA = 1e-100  # then no level is below 1e-106; betaincinv is accurate to 1e-115, and wrong from 1e-160
-QUANTILE_MARGIN = 1 - 1e-5  # betaincinv finds the quantile of a level up to 9e-7 of itself too large (n 10^7, 1e-106)
+QUANTILE_MARGIN = 1 - 1e-5  # betaincinv may give the quantile of (1 + 9e-7) times the level (n = 10^7, level 1e-106)
 WINDOW = 12  # standard deviations of states kept in the recursion
 ETA_TOLERANCE = 1e-6  # relative accuracy of eta
 DKW_THRESHOLDS = 10_000

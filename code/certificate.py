@@ -1,7 +1,7 @@
 """From order statistics to certificates: bounds on the expected score at every radius, and certified radii.
 
-The lower bounds of a certificate hold together with probability 1 - alpha, and so do its upper bounds: for both at once
-with probability 1 - alpha, certify at alpha / 2.
+The lower bounds from the CDF hold together with probability 1 - alpha; so do those from the mean, and so do the upper
+bounds. For two of these kinds at once with probability 1 - alpha, certify at alpha / 2.
 """
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -39,8 +39,8 @@ class CertificateSpec:
     float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
     the law of the noisy images that were drawn and the exact one (see noise.py);
     weights, eta: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then
-    uses whatever its own weights and bound, or None; settle: the score of staged sampling (see stages.py), or None:
-    then band, certificate and the like are those of its looks, each of which has a spec with its own n and alpha.
+    uses whatever its own weights and bound, or None; settle: None, or the score of staged sampling: band, certificate
+    and the like are then those of the looks' own specs (stages.plan_looks), each with its own n and alpha, not of this.
     """
 
     measure: Measure

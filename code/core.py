@@ -10,7 +10,6 @@
 """
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,16 +21,10 @@ from devices import choose_device
 from measures import MEASURES, Measure
 from noise import ESTIMATION, SELECTION, make_noise
 from sampler import BadNetwork, Sampler
-from stages import Look, look_etas, plan_looks
+from stages import Look, plan_looks
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
-_cached_spec = lru_cache(CertificateSpec)  # its band is the same for every image
-
-
-@lru_cache
-def _looks(spec: CertificateSpec, float_noise: bool, delta: float) -> tuple[Look, ...]:
-    return plan_looks(replace(spec, eta=look_etas(spec), float_noise=float_noise, delta=delta))
 
 
 class NonFiniteScores(ArithmeticError):
@@ -84,15 +77,16 @@ class Smooth:
                 settle: float | tuple[float, ...] | None = None) -> Certificate | tuple[Certificate, ...]:
         """Certify an image x [C, H, W] from n0 samples that choose the class and n fresh ones that bound its score.
 
-        With probability at least 1 - alpha over the sampling the certificate's bounds hold. The noise comes from
-        (seed, index, stage) alone: give every image an index of its own, or their certificates are not independent.
+        With probability at least 1 - alpha over the sampling all bounds of the certificate's exp_cdf hold; so do those
+        of its exp, with an alpha of their own. The noise comes from (seed, index, stage) alone: give every image an
+        index of its own, or their certificates are not independent.
         bound: one of BOUNDS; weights: one of WEIGHTS; radii: in pixels of range [0, 1]; settle: a score (one for each
         measure if there are several): stop once it is settled at every radius whether the bound exceeds it (see
         stages.py), the certificate then has its own n. Returns a Certificate, or a tuple of them if confidence_measure
         is one. Raises NonFiniteScores, ValueError.
         """
         scores = settle if isinstance(settle, tuple) else (settle,) * len(self.measures)
-        specs = [_cached_spec(measure, n, alpha, self.sigma, bound, tuple(radii), weights, settle=score)
+        specs = [CertificateSpec(measure, n, alpha, self.sigma, bound, tuple(radii), weights, settle=score)
                  for measure, score in zip(self.measures, scores, strict=True)]
         certificates = self.certify_by(specs, x, n0, batch_size, index=index, seed=seed)
         return certificates[0] if self.single else certificates
@@ -105,17 +99,18 @@ class Smooth:
         n = specs[0].n
         if [(spec.measure, spec.n, spec.sigma) for spec in specs] != [(m, n, self.sigma) for m in self.measures]:
             raise ValueError("specs of other measures or another sigma, or of different n")
-        looks = [{look.spec.n: look for look in self.looks(spec, x)} for spec in specs]
+        looks_at = [{look.spec.n: look for look in self.looks(spec, x)} for spec in specs]  # by the number of samples
         early = self._early_checks(specs)
-        sizes = sorted({size for each in looks for size in each} | set(early))
+        sizes = sorted({size for looks in looks_at for size in looks} | set(early))
 
         def certificates(batch: int) -> tuple[Certificate, ...]:
             classes = self._select(x, n0, batch, (seed, index, SELECTION))
             found = [None] * len(specs)
             for scores in self._growing_scores(x, sizes, batch, (seed, index, ESTIMATION), classes):
                 drawn, means = scores.shape[1], _finite_means(scores)
-                for i, look in enumerate(each.get(drawn) for each in looks):
-                    if look is not None and found[i] is None:
+                for i, looks in enumerate(looks_at):
+                    if drawn in looks and found[i] is None:
+                        look = looks[drawn]
                         order = order_statistics(scores[i], look.spec.band.ranks)
                         certificate = look.spec.certificate(classes[i], means[i], order)
                         found[i] = certificate if look.settles(certificate) else None
@@ -140,7 +135,7 @@ class Smooth:
             raise ValueError("prediction is by the expected pred_score")
         if n0 < 1 or batch_size < 1 or n < 2 or not 0 < alpha < 1:
             raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
-        spec = _cached_spec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), weights="equal")
+        spec = CertificateSpec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), weights="equal")
         spec = self.looks(spec, x)[0].spec
 
         def prediction(batch: int) -> Prediction:
@@ -148,14 +143,15 @@ class Smooth:
             scores, lead, variance = self._leads(x, n, batch, (seed, index, ESTIMATION), chosen)
             limits = empirical_bernstein_lower(lead, variance, n, alpha, score_range=2.0) - 2.0 * spec.delta
             wins = np.delete(limits, chosen).min() > 0
-            found = spec.certificate(chosen, 0.0, order_statistics(scores, spec.band.ranks))
+            mean = float(scores.mean(dtype=torch.float64))
+            found = spec.certificate(chosen, mean, order_statistics(scores, spec.band.ranks))
             return Prediction(chosen if wins else ABSTAIN, chosen, found.lower_bound(0.0), found.upper_bound(0.0))
 
         return self.sampler.with_fitting_batch(prediction, batch_size)
 
     def looks(self, spec: CertificateSpec, x: torch.Tensor) -> tuple[Look, ...]:
         """The looks of a spec, with what this noise and the size of x add to it. Raises ValueError for a bad spec."""
-        return _looks(spec, self.float_noise, self.noise.delta(x.numel()))
+        return plan_looks(replace(spec, float_noise=self.float_noise, delta=self.noise.delta(x.numel())))
 
     def _softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]):
         for softmax in self.sampler.softmax(x, count, batch, key):

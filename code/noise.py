@@ -1,12 +1,13 @@
 """The noise: its law, its streams of random numbers, and how it is added to an image.
 
 Integer noise (the default). Pixels are 8-bit, x = a / 255 with integers a. The noise is a Gaussian of standard
-deviation s = 255 sigma, rounded to the nearest integer k. The sum z = a + k is made in integers and becomes a pixel
-once, z / 255 in float32 (one float for each integer; ToTensor's for 0 ... 255). Why the certificates then hold whatever
-floats do inside the network: for integers a, round(a + s Z) = a + round(s Z), so a sample's score is F(a + s Z), where
-F is one fixed function on R^d: it rounds, divides, and runs the float program. Neyman and Pearson's lemma applies to F,
-at every 8-bit image x' (and to F smoothed at every real x'). Two assumptions remain: a score is one fixed function of
-its noisy image (no state, no other images of the batch), and the generator's bits are uniform and independent.
+deviation s = 255 sigma, rounded to the nearest integer k. The sum z = a + k is exact (float32 holds every integer below
+2^24) and becomes a pixel once, z / 255 in float32 (one float for each integer; ToTensor's for 0 ... 255). Why the
+certificates then hold whatever floats do inside the network: for integers a, round(a + s Z) = a + round(s Z), so a
+sample's score is F(a + s Z), where F is one fixed function on R^d: it rounds, divides, and runs the float program.
+Neyman and Pearson's lemma applies to F, at every 8-bit image x' (and to F smoothed at every real x'). Two assumptions
+remain: a score is one fixed function of its noisy image (no state, no other images of the batch), and the generator's
+bits are uniform and independent.
 
 Float noise adds float32(sigma) * normal_() in float32. Its certificates assume that this is exact Gaussian noise, which
 no float is (Voracek and Hein, ICLR 2023, arXiv 2207.07209).
@@ -26,7 +27,7 @@ from errors import InputError
 NOISES = ("integer", "float")
 BLOCK = 32  # samples drawn by one call of the random number generator; a power of two
 SMALLEST_SIGMA = 1e-3  # float32's spacing near 1 is 6e-8: below it, float noise would not be Gaussian enough
-LARGEST_INTEGER_SIGMA = 8.0  # up to which every sum of a pixel and its noise is an int16
+LARGEST_INTEGER_SIGMA = 8.0  # up to which every rounded Gaussian is an int16, and none is SPLIT
 
 # stages: independent streams per image; certificates use the first two, and an attack draws its search from the last
 SELECTION, ESTIMATION, ATTACK, SEARCH = 0, 1, 2, 3

@@ -27,9 +27,9 @@ class BadNetwork(ValueError):
 def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:
     """Samples of each forward pass for `count` samples, at most `batch`: a multiple of BLOCK or a divisor of it.
 
-    On a CPU, passes that stay in the caches are fastest, whatever --batch says: 64 small images or 16 large ones. No
-    pass is larger than count, rounded up to whole blocks: on a GPU the few samples of a selection get a size of their
-    own, and with torch.compile a graph of their own.
+    On a CPU, passes that stay in the caches are fastest: at most 64 small images or 16 large ones. No pass is larger
+    than count, rounded up to whole blocks: on a GPU the few samples of a selection get a size of their own, and with
+    torch.compile a graph of their own.
     """
     batch = min(batch, math.ceil(count / BLOCK) * BLOCK)
     size = min(batch, 64 if height * width <= 64 * 64 else 16) if device_type == "cpu" else batch
@@ -54,7 +54,7 @@ class Sampler:
                for module in self.base_classifier.modules()):
             raise BadNetwork("a module in training mode, or a BatchNorm without running statistics: the samples of one "
                              "pass would not be independent")
-        self._network = self._run = None  # made of it at the first image, whose shape the folding is checked on
+        self._network = self._run = None  # built at the first image, on which the folding is checked
         self._fitting_batch = sys.maxsize
 
     def softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]) -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The arguments that the sampling programs (certify.py, predict.py) share, and their checks."""
+"""The arguments that the sampling programs (certify.py, predict.py, attack.py) share, and their checks."""
 import argparse
 import math
 

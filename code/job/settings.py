@@ -13,7 +13,8 @@ from pathlib import Path
 from errors import InputError
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
-# A row depends on these, so a log is resumed with the same ones only. Each with the option that sets it.
+# What the rows, the choice of images and the files of a run depend on: a log is resumed with the same ones only.
+# Each with the option that sets it.
 SETTINGS = {
     "program": "the program", "dataset": "DATASET", "split": "--split", "checkpoint_sha256": "BASE_CLASSIFIER",
     "weights_sha256": "BASE_CLASSIFIER's weights", "modules_sha256": "BASE_CLASSIFIER's modules",
@@ -28,7 +29,8 @@ SETTINGS = {
     "noise": "--noise", "round_images": "--round_images", "delta": "--noise or the images' size",
     "post_hoc": "--bound, --weights or --alpha",
 }
-# Rows may depend on these by rounding alone, or not at all: a change is reported on stderr.
+# Rows depend on these by rounding at most, or not at all (early_abstain: an abstention more with probability 1e-6): a
+# change is reported on stderr.
 CIRCUMSTANCES = ("batch", "compile", "early_abstain", "processes", "device_name", "version", "libraries")
 
 
