@@ -44,10 +44,16 @@ def costs(folder: Path, noise: str, skip: int) -> dict[str, str]:
     if images != other or seconds[0] != seconds[1]:
         raise InputError(f"{logs[0]} and {logs[1]} are not of one pass")
     samples = np.array([samples_of(each)[kept] for each, kept in zip(saved, counted, strict=True)])
-    cells = [f"{each.mean():,.0f} ± {each.std(ddof=1) / len(each) ** 0.5:,.0f}" for each in (*samples, samples.max(0))]
+    cells = [mean_and_error(each) for each in (*samples, samples.max(0))]
     return {"folder": str(folder), "noise": noise.removeprefix("noise_"), "images": str(len(images)),
             "N": f"{saved[0].spec.n:,}"} | dict(zip((*SOFT_MEASURES, "one pass"), cells, strict=True)) | {
             "hours": f"{seconds[0] / 3600:.2f}"}
+
+
+def mean_and_error(values: np.ndarray) -> str:
+    """The mean with its standard error, which one value alone does not have."""
+    error = f" ± {values.std(ddof=1) / len(values) ** 0.5:,.0f}" if len(values) > 1 else ""
+    return f"{values.mean():,.0f}{error}"
 
 
 def samples_of(saved: SavedScores) -> np.ndarray:

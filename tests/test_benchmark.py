@@ -224,6 +224,7 @@ def test_cost_of_logs(tmp_path):
     for name, values in zip((*SOFT_MEASURES, "one pass"), (*n, both), strict=True):
         assert row[name] == f"{np.mean(values):,.0f} ± {statistics.stdev(values) / 20 ** 0.5:,.0f}"
     assert log_cost.seconds_of(logs[0], skip=40) == pytest.approx(seconds)
+    assert log_cost.costs(tmp_path, "noise_0.25", skip=1000)["one pass"] == f"{both[0]:,}"
     lines = logs[1].read_text().splitlines(keepends=True)
     logs[1].write_text("".join([*lines[:-1], lines[-1].replace(":00:", ":01:")]))
     with pytest.raises(InputError, match="not of one pass"):
