@@ -19,7 +19,6 @@ from torchvision import datasets, transforms
 from torchvision.transforms.functional import to_tensor
 
 from errors import InputError
-from noise import INDICES
 from user_code import call, is_user_code, reported
 
 CACHE = "./dataset_cache"
@@ -66,11 +65,8 @@ def check_dataset_name(name: str) -> None:
 
 
 def requested_indices(size: int, skip: int, stop: int) -> range:
-    """The indices 0, skip, 2 skip, ... below `stop` (-1: no limit) and `size`. Raises InputError for one too large."""
-    indices = range(0, size if stop < 0 else min(stop, size), skip)
-    if indices and indices[-1] >= INDICES:
-        raise InputError(f"--max: images {INDICES} and above have no random numbers of their own")
-    return indices
+    """The indices 0, skip, 2 skip, ... below `stop` (-1: no limit) and below `size`."""
+    return range(0, size if stop < 0 else min(stop, size), skip)
 
 
 def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[ImageSet, range]:

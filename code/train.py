@@ -221,15 +221,14 @@ def check_outdir(path: Path, log: Path, resuming: bool) -> None:
         raise InputError(f"{path} exists: --resume continues from it, another OUTDIR starts over")
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     if lines and (lines[0] != LOG_HEADER or len(lines) > 1 and not resuming):
-        raise InputError(f"{log} exists and is not of this training: another OUTDIR starts over")
+        raise InputError(f"{log} exists and is not of this training: move it away, or start in another OUTDIR")
 
 
 def begin_log(log: AppendFile, done: int) -> None:
     """Write the header, or keep it and the rows of the epochs done: the last row may be ahead of its checkpoint."""
-    lines = [line for line in log.read().splitlines(keepends=True) if line.endswith(b"\n")]
-    log.cut(len(b"".join(lines[:1 + done])))
-    if not lines:
-        log.append(LOG_HEADER.encode() + b"\n")
+    kept = b"\n".join(log.read().split(b"\n")[:1 + done]).rstrip(b"\n")
+    log.cut(len(kept))
+    log.append(b"\n" if kept else LOG_HEADER.encode() + b"\n")
 
 
 def save(path: Path, **content) -> None:
@@ -252,10 +251,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     network = build_network(args.arch, args.dataset).to(device, memory_format=torch.channels_last)
     args.init_sha256 = initialise(args.init, network) if args.init else None
-    train_batches, test_batches = make_batches(args, device)
-    optimizer, scheduler = make_optimizer(args, network, len(train_batches))
     with closing(AppendFile(str(log))) as file:  # locked: one training at a time writes to OUTDIR
         check_outdir(path, log, args.resume)  # again: another may have ended since
+        train_batches, test_batches = make_batches(args, device)
+        optimizer, scheduler = make_optimizer(args, network, len(train_batches))
         first = resume(args, path, network, optimizer, scheduler, len(train_batches)) if args.resume else 0
         if first == args.epochs:
             print(f"{path}: complete; nothing to do", file=sys.stderr)

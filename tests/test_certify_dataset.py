@@ -15,7 +15,8 @@ from core import Smooth
 from datasets import image_set
 from errors import InputError
 from formats.scores import read_scores
-from job.subject import weights_sha256
+from job.subject import Subject, weights_sha256
+from noise import INDICES
 from user_code import call
 
 SAMPLES = {"N0": 8, "N": 60}
@@ -182,3 +183,10 @@ def test_takes_every_option_that_is_not_the_smooth_s():
                  "confidence_measure", "arch"}
     assert known - of_smooth - {"help", "dataset", "base_classifier", "outfile", "split"} == TAKEN
     assert set(OPTIONS[::2]) == {"--N0", "--N", "--device"}  # what test_own_code's runs are given
+
+
+def test_images_without_noise_of_their_own():
+    """An index that no random stream has is refused before the run, not in the middle of it."""
+    Subject(None, 10, None, range(INDICES), {})
+    with pytest.raises(InputError, match="--max"):
+        Subject(None, 10, None, range(INDICES + 1), {})

@@ -14,7 +14,6 @@ import datasets
 from architectures import load_checkpoint
 from datasets import augment_cifar10, cifar10_tensors, imagenet_folder, open_images, requested_indices
 from errors import InputError
-from noise import INDICES
 
 
 @pytest.fixture
@@ -67,14 +66,6 @@ def test_bundled_images_go_with_their_labels():
 def test_requested_indices(size, skip, stop, expected):
     """0, skip, 2 skip, ... below --max and below the size."""
     assert list(requested_indices(size, skip, stop)) == list(expected)
-
-
-def test_images_without_noise_of_their_own():
-    """An index that no random stream has is refused before the run, not in the middle of it."""
-    assert requested_indices(INDICES, 1, -1)[-1] == INDICES - 1
-    with pytest.raises(InputError, match="--max"):
-        requested_indices(INDICES + 1, 1, -1)
-    assert len(requested_indices(INDICES + 1, 1, 10)) == 10
 
 
 @pytest.mark.parametrize("skip, stop", [(20, -1), (20, 81), (40, -1), (100, 501), (1, 1), (7, 7), (3, 0)])

@@ -160,10 +160,11 @@ def test_one_training_writes_to_a_folder(tmp_path):
     assert start(tmp_path, "--epochs", 1).returncode == 0 and len(log_rows(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("text, kept", [(b"h\n0\n1\n2\n", b"h\n0\n1\n"), (b"h\n0\n1\xff", b"h\n0\n"), (b"h\n", b"h\n"),
-                                        (b"", "\t".join(HEADER).encode() + b"\n")])
+@pytest.mark.parametrize("text, kept", [(b"h\n0\n1\n2\n", b"h\n0\n1\n"), (b"h\n0\n1\xff\n", b"h\n0\n1\xff\n"),
+                                        (b"h\n0\n1", b"h\n0\n1\n"), (b"h\r\n0\r\n", b"h\r\n0\r\n"),
+                                        (b"h\n", b"h\n"), (b"", "\t".join(HEADER).encode() + b"\n")])
 def test_log_of_a_resumed_training(text, kept, tmp_path):
-    """The rows of the two epochs done stay; one that is ahead of the checkpoint goes, and so does a torn one."""
+    """The rows of the two epochs done stay, and one that is ahead of the checkpoint goes."""
     (tmp_path / "log.txt").write_bytes(text)
     with closing(AppendFile(str(tmp_path / "log.txt"))) as log:
         train.begin_log(log, 2)

@@ -84,7 +84,7 @@ def columns(radii: Sequence[float]) -> list[str]:
 def radii_of(header: Sequence[str]) -> tuple[float, ...]:
     """The radii that a header names. Raises ValueError for a header that no such file has."""
     radii = named_radii(header, "bound")
-    if list(header) != columns(radii):
+    if not radii or list(header) != columns(radii):
         raise ValueError("not the header of a file of attacks")
     return radii
 

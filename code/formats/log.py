@@ -53,7 +53,7 @@ def columns(radii: Sequence[float], upper: bool = False) -> list[str]:
 def radii_of(header: Sequence[str]) -> tuple[float, ...]:
     """The radii that a header names. Raises ValueError for a header that no log has."""
     radii = named_radii(header, "exp_cdf")
-    if list(header) not in (columns(radii), columns(radii, upper=True)):
+    if not radii or list(header) not in (columns(radii), columns(radii, upper=True)):
         raise ValueError("not the header of a certification log")
     return radii
 

@@ -141,12 +141,10 @@ def radius_columns(kinds: Sequence[str], radii: Sequence[float]) -> list[str]:
 
 
 def named_radii(header: Sequence[str], kind: str) -> tuple[float, ...]:
-    """The radii of the columns of one kind. Raises ValueError if there are none, or they do not increase."""
+    """The radii of the columns of one kind; () if they do not increase."""
     names = (re.fullmatch(rf"{kind}_(\d{{2,9}})", column) for column in header)
     radii = tuple(int(name[1]) / 100 for name in names if name)
-    if not radii or list(radii) != sorted(set(radii)):
-        raise ValueError(f"not the header of a file with columns {kind}_NN")
-    return radii
+    return radii if list(radii) == sorted(set(radii)) else ()
 
 
 def join_fields(*fields) -> str:

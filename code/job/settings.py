@@ -29,7 +29,7 @@ SETTINGS = {
     "noise": "--noise", "round_images": "--round_images", "delta": "--noise or the images' size",
     "post_hoc": "--bound, --weights or --alpha",
 }
-# Rows depend on these by rounding at most, or not at all (early_abstain: an abstention more with probability 1e-6): a
+# Rows depend on these by rounding at most, or not at all (early_abstain: one more abstention, with probability 1e-6): a
 # change is reported on stderr.
 CIRCUMSTANCES = ("batch", "compile", "early_abstain", "processes", "device_name", "version", "libraries")
 

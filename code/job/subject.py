@@ -12,6 +12,7 @@ from architectures import count_classes, load_checkpoint, load_torchvision, load
 from datasets import ImageSet, check_dataset_name, open_images
 from errors import InputError
 from files import file_sha256
+from noise import INDICES
 from user_code import file_of, is_user_code
 
 
@@ -19,7 +20,8 @@ from user_code import file_of, is_user_code
 class Subject:
     """A network of num_classes logits, an ImageSet, and the indices requested of it.
 
-    settings: what a record says of them; trained_noise: the noise that its checkpoint says it was trained with, or None
+    settings: what a record says of them; trained_noise: that of the network's training, by its checkpoint, or None.
+    Raises InputError for an index that has no random numbers of its own.
     """
 
     network: nn.Module
@@ -28,6 +30,10 @@ class Subject:
     indices: Sequence[int]
     settings: dict
     trained_noise: float | None = None
+
+    def __post_init__(self):
+        if self.indices and self.indices[-1] >= INDICES:
+            raise InputError(f"--max: images {INDICES} and above have no random numbers of their own")
 
 
 def load_subject(args: argparse.Namespace) -> Subject:
