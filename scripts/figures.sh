@@ -17,7 +17,7 @@ accuracy() {  # PICTURE FILE...
 }
 
 results certified_radius bounds "$LOGS/cifar10_resnet20"
-results networks networks "$LOGS"/cifar10_{resnet20,resnet20_consistency,resnet20_consistency_staged}
+results networks networks "$LOGS"/cifar10_{resnet20,resnet110,resnet20_consistency,resnet20_consistency_staged}
 results samples samples "$LOGS/cifar10_resnet20_staged"
 results range range "$LOGS/cifar10_resnet20_attacks"
 accuracy bands "$LOGS/cifar10_resnet20/pred_score/noise_0.25"{,_dkw}

@@ -15,8 +15,7 @@ for measure in pred_score margin; do
     for sigma in 0.25 0.50; do
         echo "Expected $measure above ${SCORE[$measure]}, noise $sigma:"; echo
         accuracy "$measure" 20 "$LOGS/cifar10_resnet20/$measure/noise_$sigma"{_dkw,_equal,} \
-            $(ls "$LOGS/cifar10_resnet110/$measure/noise_$sigma" 2> /dev/null || true) \
-            "$LOGS/cifar10_resnet20_consistency/$measure/noise_$sigma" |
+            "$LOGS"/cifar10_{resnet110,resnet20_consistency}/"$measure/noise_$sigma" |
             grep -Ev '(dkw|equal|/cifar10_resnet110/.*|_consistency/.*) \| without'  # the baseline once, from all samples
         awk -v measure="$measure" -v sigma="$sigma" '$1 == measure && $2 == sigma {
             printf "| published | using cdf bound |"; for (i = 3; i <= NF; i++) printf " %s |", $i; print "" }' \
