@@ -148,8 +148,8 @@ class FloatNoise:
     """x -> x + float32(sigma) * normal_() in float32, which is taken for exact Gaussian noise."""
 
     def __init__(self, sigma: float):
-        if not SMALLEST_SIGMA <= sigma < float("inf"):
-            raise ValueError(f"sigma must be at least {SMALLEST_SIGMA} and finite, not {sigma}")
+        if not SMALLEST_SIGMA <= sigma <= float(np.finfo(np.float32).max):
+            raise ValueError(f"sigma must be at least {SMALLEST_SIGMA} and finite in float32, not {sigma}")
         self.sigma = sigma
 
     def delta(self, dimension: int) -> float:

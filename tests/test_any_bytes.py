@@ -255,6 +255,7 @@ def test_any_bytes_long(reader, tmp_path):
 
 @pytest.mark.parametrize("changes", [
     {"sigma": 10 ** 400}, {"sigma": math.inf}, {"sigma": math.nan}, {"sigma": -1}, {"sigma": 1e-320}, {"sigma": True},
+    {"sigma": 1e300},
     {"N": 2 ** 63 - 1}, {"N": 10 ** 19}, {"N": 10 ** 400}, {"N": 10 ** 13}, {"N": 8.0}, {"N": 0}, {"N": True},
     {"alpha": 10 ** 400}, {"alpha": math.nan}, {"alpha": "0.1"}, {"radii": [10 ** 400]}, {"radii": [1e300]},
     {"radii": "0"}, {"radii": {"0": 1}}, {"radii": [math.inf]}, {"bound": ["dkw"]}, {"bound": "dkw", "N": 2 ** 63},

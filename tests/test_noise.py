@@ -191,6 +191,13 @@ def test_sigmas_of_integer_noise(sigma):
         make_noise("integer", sigma, CPU)
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.0009, 1e39, math.nan, math.inf])
+def test_sigmas_of_float_noise(sigma):
+    """At least 0.001, and finite in float32."""
+    with pytest.raises(ValueError, match="float32"):
+        make_noise("float", sigma, CPU)
+
+
 def test_unknown_noise():
     """Named, with the choices."""
     with pytest.raises(ValueError, match="integer, float"):

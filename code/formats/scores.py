@@ -15,6 +15,9 @@ from formats.record import read_record, record_path, without_row
 from measures import MEASURES
 from stages import look_etas, plan_looks
 
+LEAST_SIGMA, LARGEST_SIGMA = (float(value) for value in (np.finfo(np.float32).smallest_subnormal,
+                                                         np.finfo(np.float32).max))  # that float noise can have
+
 
 def scores_path(outfile: str) -> str:
     """The path of a log's saved scores."""
@@ -145,8 +148,8 @@ def _recorded_spec(settings: dict, eta) -> CertificateSpec:
                            float_noise=noise == "float", delta=delta)
     if settings["program"] != "certify" or settings["save_scores"] is not True:
         raise ValueError("the run saved none")
-    if (type(spec.n) is not int or type(settings["radii"]) is not list or not 0 < np.float32(spec.sigma) < np.inf
-            or spec.bound == "clopper_pearson" and eta is None):
+    if (type(spec.n) is not int or type(settings["radii"]) is not list
+            or not LEAST_SIGMA <= spec.sigma <= LARGEST_SIGMA or spec.bound == "clopper_pearson" and eta is None):
         raise ValueError("N, radii, sigma or eta")
     if (noise not in ("integer", "float") or type(delta) is not float or not 0 <= delta < 1
             or noise == "integer" and not delta):
