@@ -15,8 +15,8 @@ from formats.record import read_record, record_path, without_row
 from measures import MEASURES
 from stages import look_etas, plan_looks
 
-LEAST_SIGMA, LARGEST_SIGMA = (float(value) for value in (np.finfo(np.float32).smallest_subnormal,
-                                                         np.finfo(np.float32).max))  # that float noise can have
+FLOAT32 = np.finfo(np.float32)
+LEAST_SIGMA, LARGEST_SIGMA = float(FLOAT32.smallest_subnormal), float(FLOAT32.max)  # that float noise can have
 
 
 def scores_path(outfile: str) -> str:
