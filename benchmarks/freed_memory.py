@@ -17,13 +17,13 @@ import pandas
 import torch
 from machine import RESULTS, SIDE, describe
 
-from architectures import ARCHITECTURES, DATASET_OF, build_network
-from devices import choose_device
-from errors import run
-from files import refuse_existing, write_new
-from noise import ESTIMATION, make_noise
-from report.tables import format_table
-from sampler import PRECISIONS, Sampler
+from certconf.errors import run
+from certconf.files import refuse_existing, write_new
+from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
+from certconf.report.tables import format_table
+from certconf.sampling.devices import choose_device
+from certconf.sampling.noise import ESTIMATION, make_noise
+from certconf.sampling.sampler import PRECISIONS, Sampler
 
 KINDS = ("returned", "kept")
 SAMPLES = {"cifar_resnet20": 4096, "cifar_resnet110": 1024, "resnet50": 64}

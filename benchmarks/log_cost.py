@@ -15,11 +15,11 @@ import code_path
 import numpy as np
 import pandas
 
-from errors import InputError, run
-from formats.log import read_recorded_log
-from formats.scores import SavedScores, read_scores
-from measures import SOFT_MEASURES
-from report.tables import FORMATS, format_table
+from certconf.errors import InputError, run
+from certconf.formats.log import read_recorded_log
+from certconf.formats.scores import SavedScores, read_scores
+from certconf.report.tables import FORMATS, format_table
+from certconf.statistics.measures import SOFT_MEASURES
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -11,8 +11,8 @@ import code_path
 import torch
 from torch import nn
 
-from job.settings import program_version
-from sampler import PRECISIONS, tf32
+from certconf.runner.settings import program_version
+from certconf.sampling.sampler import PRECISIONS, tf32
 
 RESULTS = Path(__file__).parent / "results"
 SIDE = {"cifar10": 32, "imagenet": 224}  # of the images, in pixels

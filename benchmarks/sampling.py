@@ -21,16 +21,16 @@ import torch
 from machine import RESULTS, SIDE, convolution_peak, describe, finish, flops
 from plain_loop import plain_bounds, plain_scores
 
-from architectures import ARCHITECTURES, DATASET_OF, build_network
-from certificate import BOUNDS, RADII, CertificateSpec
-from core import order_statistics
-from devices import choose_device
-from errors import InputError, run
-from files import refuse_existing, write_new
-from measures import MEASURES
-from noise import BLOCK, ESTIMATION, make_noise
-from report.tables import format_table
-from sampler import PRECISIONS, Sampler, forward_size
+from certconf.core import order_statistics
+from certconf.errors import InputError, run
+from certconf.files import refuse_existing, write_new
+from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
+from certconf.report.tables import format_table
+from certconf.sampling.devices import choose_device
+from certconf.sampling.noise import BLOCK, ESTIMATION, make_noise
+from certconf.sampling.sampler import PRECISIONS, Sampler, forward_size
+from certconf.statistics.certificate import BOUNDS, RADII, CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 400, "imagenet": 400}}
 TRIED_BATCHES = {"cpu": {"cifar10": (32, 64, 128, 256, 1000), "imagenet": (4, 8, 16, 32, 64)},

@@ -26,18 +26,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from matplotlib.lines import Line2D
 
-from certificate import RADII
-from errors import InputError, run
-from files import file_sha256, refuse_existing
-from formats.attacks import is_attack_file, read_recorded_attacks
-from formats.log import read_recorded_log
-from formats.radii import NAIVE, exact_accuracy, is_radius_file, read_recorded_radii
-from formats.record import report_settled
-from formats.rows import report_different_images, report_flaws, report_missing, shortest
-from formats.scores import SavedScores, read_scores
-from measures import MEASURES
-from report.figures import COLOURS, check_figure_path, new_figure, save_figure
-from report.tables import FORMATS, format_table
+from certconf.errors import InputError, run
+from certconf.files import file_sha256, refuse_existing
+from certconf.formats.attacks import is_attack_file, read_recorded_attacks
+from certconf.formats.log import read_recorded_log
+from certconf.formats.radii import NAIVE, exact_accuracy, is_radius_file, read_recorded_radii
+from certconf.formats.record import report_settled
+from certconf.formats.rows import report_different_images, report_flaws, report_missing, shortest
+from certconf.formats.scores import SavedScores, read_scores
+from certconf.report.figures import COLOURS, check_figure_path, new_figure, save_figure
+from certconf.report.tables import FORMATS, format_table
+from certconf.statistics.certificate import RADII
+from certconf.statistics.measures import MEASURES
 
 MARKERS = "os^DvPX"
 CDF, MEAN, ATTACKED = "CDF bound", "without the CDF", "attacked score"

@@ -18,23 +18,23 @@ from functools import partial
 
 import torch
 
-import errors
-from bounds import SMALLEST_ALPHA
-from certificate import ABSTAIN, Certificate, CertificateSpec
-from core import NonFiniteScores, order_statistics
-from files import file_sha256, read_bytes
-from formats.attacks import Row, columns, parse_attacks
-from formats.log import Log, check_radii, read_recorded_log
-from formats.record import recorded_alpha, recorded_measure, report_post_hoc
-from formats.rows import report_flaws, shortest
-from job.checks import check_spec
-from job.options import add_sampling_options, check_sampling_options
-from job.output import ResumableLog
-from job.run import STOPPED, ImageResult, Run
-from job.settings import SETTINGS
-from noise import ATTACK, eight_bit, make_noise
-from pgd import Search, pixels
-from sampler import Sampler
+from certconf import errors
+from certconf.core import NonFiniteScores, order_statistics
+from certconf.files import file_sha256, read_bytes
+from certconf.formats.attacks import Row, columns, parse_attacks
+from certconf.formats.log import Log, check_radii, read_recorded_log
+from certconf.formats.record import recorded_alpha, recorded_measure, report_post_hoc
+from certconf.formats.rows import report_flaws, shortest
+from certconf.pgd import Search, pixels
+from certconf.runner.checks import check_spec
+from certconf.runner.options import add_sampling_options, check_sampling_options
+from certconf.runner.output import ResumableLog
+from certconf.runner.run import STOPPED, ImageResult, Run
+from certconf.runner.settings import SETTINGS
+from certconf.sampling.noise import ATTACK, eight_bit, make_noise
+from certconf.sampling.sampler import Sampler
+from certconf.statistics.bounds import SMALLEST_ALPHA
+from certconf.statistics.certificate import ABSTAIN, Certificate, CertificateSpec
 
 LARGEST_RADIUS = 100  # up to which the integers of attacked images are int16
 # of the log's run and of the attack; with what a record that lacks one means by it

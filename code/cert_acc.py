@@ -22,13 +22,13 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 
-from bounds import population_limit
-from certificate import ABSTAIN
-from errors import InputError, run
-from formats.log import Log, read_recorded_log
-from formats.record import recorded_alpha, report_post_hoc, report_settled
-from formats.rows import report_different_images, report_flaws
-from report.tables import FORMATS, format_table
+from certconf.errors import InputError, run
+from certconf.formats.log import Log, read_recorded_log
+from certconf.formats.record import recorded_alpha, report_post_hoc, report_settled
+from certconf.formats.rows import report_different_images, report_flaws
+from certconf.report.tables import FORMATS, format_table
+from certconf.statistics.bounds import population_limit
+from certconf.statistics.certificate import ABSTAIN
 
 NAMES = {True: "using cdf bound", False: "without cdf bound"}
 

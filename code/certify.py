@@ -22,19 +22,19 @@ from functools import partial
 
 from torch.utils.data import Dataset
 
-import errors
-from certificate import CertificateSpec
-from core import Smooth
-from datasets import ImageSet, image_set, requested_indices
-from formats.log import Row, columns, parse_log
-from formats.scores import parse_scores, scores_dtype, scores_record
-from job.checks import check_spec
-from job.options import add_certificate_options, add_sampling_options, check_sampling_options
-from job.output import ResumableLog
-from job.run import STOPPED, ImageResult, Run
-from job.subject import Subject, modules_sha256, weights_sha256
-from measures import MEASURES
-from stages import describe_looks
+from certconf import errors
+from certconf.core import Smooth
+from certconf.formats.log import Row, columns, parse_log
+from certconf.formats.scores import parse_scores, scores_dtype, scores_record
+from certconf.inputs.datasets import ImageSet, image_set, requested_indices
+from certconf.inputs.subject import Subject, modules_sha256, weights_sha256
+from certconf.runner.checks import check_spec
+from certconf.runner.options import add_certificate_options, add_sampling_options, check_sampling_options
+from certconf.runner.output import ResumableLog
+from certconf.runner.run import STOPPED, ImageResult, Run
+from certconf.statistics.certificate import CertificateSpec
+from certconf.statistics.measures import MEASURES
+from certconf.statistics.sequential import describe_looks
 
 PLACE = "{confidence_measure}"
 # the command-line options that certify_dataset accepts; the others come from the Smooth

@@ -23,16 +23,16 @@ import pandas
 from matplotlib.axes import Axes
 from scipy.special import ndtri
 
-from certificate import ABSTAIN, Certificate
-from errors import InputError, run
-from files import file_sha256, refuse_existing
-from formats.attacks import read_recorded_attacks
-from formats.radii import exact_accuracy
-from formats.scores import SavedScores, read_scores
-from job.checks import check_spec
-from measures import SOFT_MEASURES
-from report.figures import COLOURS, check_figure_path, new_figure, save_figure
-from stages import plan_looks
+from certconf.errors import InputError, run
+from certconf.files import file_sha256, refuse_existing
+from certconf.formats.attacks import read_recorded_attacks
+from certconf.formats.radii import exact_accuracy
+from certconf.formats.scores import SavedScores, read_scores
+from certconf.report.figures import COLOURS, check_figure_path, new_figure, save_figure
+from certconf.runner.checks import check_spec
+from certconf.statistics.certificate import ABSTAIN, Certificate
+from certconf.statistics.measures import SOFT_MEASURES
+from certconf.statistics.sequential import plan_looks
 
 SIGMAS = ("0.25", "0.50")
 PUBLISHED = Path(__file__).parents[1] / "log_files" / "published_accuracy.tsv"

@@ -11,17 +11,17 @@ import argparse
 import sys
 import time
 
-import errors
-from bounds import SMALLEST_ALPHA
-from certificate import CertificateSpec
-from core import Smooth
-from datasets import ImageSet
-from formats.predictions import COLUMNS, Row, parse_predictions
-from job.checks import check_spec
-from job.options import add_sampling_options, check_sampling_options
-from job.output import ResumableLog
-from job.run import STOPPED, ImageResult, Run
-from measures import MEASURES
+from certconf import errors
+from certconf.core import Smooth
+from certconf.formats.predictions import COLUMNS, Row, parse_predictions
+from certconf.inputs.datasets import ImageSet
+from certconf.runner.checks import check_spec
+from certconf.runner.options import add_sampling_options, check_sampling_options
+from certconf.runner.output import ResumableLog
+from certconf.runner.run import STOPPED, ImageResult, Run
+from certconf.statistics.bounds import SMALLEST_ALPHA
+from certconf.statistics.certificate import CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -14,15 +14,15 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
-from certificate import BOUNDS
-from errors import InputError, run
-from formats.radii import COLUMNS, NAIVE, Row, parse_radii
-from formats.record import report_settled
-from formats.rows import round_down, shortest
-from formats.scores import SavedScores, read_scores
-from job.checks import check_spec
-from job.output import ResumableLog
-from job.settings import settings_of, start_of_run
+from certconf.errors import InputError, run
+from certconf.formats.radii import COLUMNS, NAIVE, Row, parse_radii
+from certconf.formats.record import report_settled
+from certconf.formats.rows import round_down, shortest
+from certconf.formats.scores import SavedScores, read_scores
+from certconf.runner.checks import check_spec
+from certconf.runner.output import ResumableLog
+from certconf.runner.settings import settings_of, start_of_run
+from certconf.statistics.certificate import BOUNDS
 
 PLACE = "{score}"
 

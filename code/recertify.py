@@ -19,15 +19,15 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from bounds import SMALLEST_ALPHA, WEIGHTS
-from certificate import BOUNDS, CertificateSpec
-from errors import InputError, run
-from formats.log import Row, columns, parse_log
-from formats.scores import SavedScores, read_scores
-from job.checks import check_spec
-from job.output import ResumableLog
-from job.settings import settings_of, start_of_run
-from stages import describe_looks
+from certconf.errors import InputError, run
+from certconf.formats.log import Row, columns, parse_log
+from certconf.formats.scores import SavedScores, read_scores
+from certconf.runner.checks import check_spec
+from certconf.runner.output import ResumableLog
+from certconf.runner.settings import settings_of, start_of_run
+from certconf.statistics.bounds import SMALLEST_ALPHA, WEIGHTS
+from certconf.statistics.certificate import BOUNDS, CertificateSpec
+from certconf.statistics.sequential import describe_looks
 
 
 def parse_arguments() -> argparse.Namespace:

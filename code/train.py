@@ -23,15 +23,15 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import datasets
-from architectures import ARCHITECTURES, build_network, initialise, load_state, read_checkpoint
-from consistency import consistency_loss
-from devices import choose_device, slow_choices
-from errors import InputError, run
-from files import write_whole
-from formats.rows import join_fields
-from job.output import AppendFile
-from noise import TRAINING_EPOCHS, TRAINING_SEEDS, training_seed
+from certconf.consistency import consistency_loss
+from certconf.errors import InputError, run
+from certconf.files import write_whole
+from certconf.formats.rows import join_fields
+from certconf.inputs import datasets
+from certconf.inputs.architectures import ARCHITECTURES, build_network, initialise, load_state, read_checkpoint
+from certconf.runner.output import AppendFile
+from certconf.sampling.devices import choose_device, slow_choices
+from certconf.sampling.noise import TRAINING_EPOCHS, TRAINING_SEEDS, training_seed
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
 MAY_DIFFER_ON_RESUME = ("outdir", "workers", "gpu", "device", "print_freq", "resume", "init", "drop_optimizer")

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from datasets import DATASETS, check_dataset_name, open_images
-from errors import InputError, run
-from files import refuse_existing, write_new
-from report.figures import check_figure_path, new_figure, save_figure
+from certconf.errors import InputError, run
+from certconf.files import refuse_existing, write_new
+from certconf.inputs.datasets import DATASETS, check_dataset_name, open_images
+from certconf.report.figures import check_figure_path, new_figure, save_figure
 
 SCALE = {"cifar10": 8, "imagenet": 1}
 LARGEST_SIGMA = 1e6

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from architectures import load_checkpoint
+from certconf.inputs.architectures import load_checkpoint
 
 HERE = Path(__file__).parent
 CLASSIFIER = HERE.parent / "models" / "cifar10" / "resnet20" / "noise_0.25" / "checkpoint.pth.tar"

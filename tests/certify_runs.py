@@ -93,7 +93,7 @@ def certify(*args, network=None, patches=None) -> subprocess.CompletedProcess:
     replace = dict(patches or {})
     if network != "real":
         loaded = tiny_network() if network is None else network
-        replace["job.subject.load_checkpoint"] = lambda path, dataset: (loaded, {"arch": "tiny"})
+        replace["certconf.inputs.subject.load_checkpoint"] = lambda path, dataset: (loaded, {"arch": "tiny"})
     return call_program(CERTIFY, *args, patches=replace)
 
 

@@ -33,7 +33,7 @@ def random_network(arch="cifar_resnet20", dataset="cifar10", seed=0):
     """An untrained network in eval mode, whose BatchNorms are not the identity; the caller's random state stays."""
     import torch
 
-    from architectures import build_network
+    from certconf.inputs.architectures import build_network
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(arch, dataset).eval()

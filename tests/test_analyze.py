@@ -1,4 +1,4 @@
-"""code/analyze.py and code/formats/radii.py: tables parsed back, curves, pictures, and what is refused."""
+"""code/analyze.py and formats/radii.py: tables parsed back, curves, pictures, and what is refused."""
 import csv
 import json
 import re
@@ -13,9 +13,9 @@ import pytest
 from helpers import CODE, DATA, ROOT, assert_refused, read_rows, run_program
 
 import analyze
-from errors import InputError
-from formats.radii import COLUMNS, Row, is_radius_file, parse_radii, read_recorded_radii
-from formats.scores import read_scores
+from certconf.errors import InputError
+from certconf.formats.radii import COLUMNS, Row, is_radius_file, parse_radii, read_recorded_radii
+from certconf.formats.scores import read_scores
 
 MARGIN = DATA / "published_cifar10_margin_noise_0.25"
 SCORES = str(ROOT / "log_files" / "cifar10_resnet20" / "pred_score" / "noise_0.25.scores")

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from certificate import CertificateSpec
-from errors import InputError
-from formats.log import columns, parse_log, read_log, read_recorded_log
-from formats.record import read_record
-from formats.scores import describe_dtype, read_scores, scores_dtype
-from job.output import ResumableLog
-from measures import MEASURES
+from certconf.errors import InputError
+from certconf.formats.log import columns, parse_log, read_log, read_recorded_log
+from certconf.formats.record import read_record
+from certconf.formats.scores import describe_dtype, read_scores, scores_dtype
+from certconf.runner.output import ResumableLog
+from certconf.statistics.certificate import CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 N = 8
 RADII = (0.0, 0.5)

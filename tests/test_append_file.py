@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from errors import InputError, Stopped
-from job.output import AppendFile, ResumableLog
+from certconf.errors import InputError, Stopped
+from certconf.runner import output
+from certconf.runner.output import AppendFile, ResumableLog
 
 
 @pytest.fixture
@@ -125,8 +126,7 @@ def test_folders_are_made(tmp_path):
 def test_a_refused_overwrite(tmp_path, monkeypatch):
     """Where another run takes the name just after the old log was set aside, that is said, not a second error."""
     (tmp_path / "log").write_text("old\n")
-    import job.output
-    real = job.output.set_aside
+    real = output.set_aside
 
     def set_aside(path):
         backup = real(path)
@@ -135,7 +135,7 @@ def test_a_refused_overwrite(tmp_path, monkeypatch):
         return backup
 
     taken = []
-    monkeypatch.setattr(job.output, "set_aside", set_aside)
+    monkeypatch.setattr(output, "set_aside", set_aside)
     with pytest.raises(InputError, match="another run"):
         ResumableLog(str(tmp_path / "log"), {}, {}, [], lambda path, data: None, overwrite=True)
     assert (tmp_path / "log").read_bytes() == b"another run's\n" and (tmp_path / "log.bak").read_text() == "old\n"

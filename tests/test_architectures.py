@@ -1,4 +1,4 @@
-"""code/architectures.py: networks by name, and checkpoints, which are untrusted files."""
+"""inputs/architectures.py: networks by name, and checkpoints, which are untrusted files."""
 import hashlib
 import io
 import os
@@ -12,9 +12,9 @@ from helpers import DEMO_CHECKPOINT, fake_checkpoint, random_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from architectures import Normalize, build_network, load_checkpoint, read_checkpoint
-from errors import InputError
-from files import file_sha256
+from certconf.errors import InputError
+from certconf.files import file_sha256
+from certconf.inputs.architectures import Normalize, build_network, load_checkpoint, read_checkpoint
 
 EXAMPLES, MANY = 200, 100_000
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -243,7 +243,8 @@ NETWORK = random_network()
 def check_any_file(path, data):
     """Whatever is in the file: it is read as a dictionary or refused in one line, never run or changed."""
     path.write_bytes(data)
-    with patch("architectures.build_network", lambda arch, dataset: NETWORK):  # which takes longer than all the rest
+    # building a network takes longer than all the rest
+    with patch("certconf.inputs.architectures.build_network", lambda arch, dataset: NETWORK):
         assert_refuses(path)
     assert path.read_bytes() == data
     try:

@@ -1,4 +1,4 @@
-"""code/attack.py and code/pgd.py: the search stays in the ball and finds low scores; broken certificates are found."""
+"""code/attack.py and pgd.py: the search stays in the ball and finds low scores; broken certificates are found."""
 import json
 import math
 import sys
@@ -16,14 +16,14 @@ from test_certify_command import TORCHRUN, free_port
 import analyze
 import attack as attack_program
 import draw_results
-from bounds import clopper_pearson_band
-from certificate import CertificateSpec
-from errors import InputError
-from formats.attacks import KINDS, columns, parse_attacks
-from measures import MEASURES
-from noise import ATTACK, ESTIMATION, SEARCH, SELECTION, make_noise, stream_seed
-from pgd import Search, is_inside, pixels, project, to_grid
-from sampler import Sampler
+from certconf.errors import InputError
+from certconf.formats.attacks import KINDS, columns, parse_attacks
+from certconf.pgd import Search, is_inside, pixels, project, to_grid
+from certconf.sampling.noise import ATTACK, ESTIMATION, SEARCH, SELECTION, make_noise, stream_seed
+from certconf.sampling.sampler import Sampler
+from certconf.statistics.bounds import clopper_pearson_band
+from certconf.statistics.certificate import CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 CPU = torch.device("cpu")
 INTEGERS = torch.full(SHAPE, 128)
@@ -31,7 +31,7 @@ INTEGERS = torch.full(SHAPE, 128)
 
 def attack(*args, network=None):
     loaded = tiny_network() if network is None else network
-    patches = {"job.subject.load_checkpoint": lambda path, dataset: (loaded, {"arch": "tiny"})}
+    patches = {"certconf.inputs.subject.load_checkpoint": lambda path, dataset: (loaded, {"arch": "tiny"})}
     return call_program("code/attack.py", *args, patches=patches)
 
 
@@ -297,7 +297,7 @@ def test_each_limit_is_at_half_of_alpha(certified, tmp_path):
 def test_the_search_has_a_stream_of_its_own_and_two_starts(monkeypatch):
     """Its noise and its random start come from SEARCH; one descent starts at the image, one at the edge of the ball."""
     keys, starts, go = [], [], Search._descend
-    monkeypatch.setattr("pgd.stream_seed", lambda *key: keys.append(key) or stream_seed(*key))
+    monkeypatch.setattr("certconf.pgd.stream_seed", lambda *key: keys.append(key) or stream_seed(*key))
     monkeypatch.setattr(Search, "_descend", lambda self, point, *args: starts.append(point) or go(self, point, *args))
     search(lambda u: 2 * u, steps=2).lowest(INTEGERS, 0, 0.5, index=3, seed=5)
     assert keys == [(5, 3, SEARCH)]

@@ -23,9 +23,9 @@ from certify_runs import arguments, certify, weights_file
 from helpers import assert_refused, fake_checkpoint, random_network, read_rows, run_program
 from torch import nn
 
-from certificate import CertificateSpec
-from errors import InputError
-from measures import MEASURES, SOFT_MEASURES
+from certconf.errors import InputError
+from certconf.statistics.certificate import CertificateSpec
+from certconf.statistics.measures import MEASURES, SOFT_MEASURES
 
 CPU = torch.device("cpu")
 

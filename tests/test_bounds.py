@@ -1,4 +1,4 @@
-"""code/bounds.py against the 2020 reference, exact arithmetic, formulas worked by hand, and simulation."""
+"""statistics/bounds.py against the 2020 reference, exact arithmetic, formulas worked by hand, and simulation."""
 import json
 import math
 from fractions import Fraction
@@ -12,8 +12,8 @@ from scipy.special import betainc, gammaln, logsumexp
 from scipy.stats import binom, binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 
-import bounds
-from measures import MEASURES
+from certconf.statistics import bounds
+from certconf.statistics.measures import MEASURES
 
 DATA = Path(__file__).parent / "data"
 REFERENCE = json.loads((DATA / "reference_bounds.json").read_text())

@@ -16,7 +16,7 @@ from helpers import ROOT, assert_refused, run_program
 from scipy.special import betaincinv
 from scipy.stats import binomtest
 
-from bounds import population_limit
+from certconf.statistics.bounds import population_limit
 
 HEADER = "idx\tlabel\tpredict\texp_cdf_00\texp_cdf_25\texp_00\texp_25\tcorrect\ttime\n"
 ODD = "a_b&c|50%#{x}$"  # what a path may hold and a table must escape

@@ -1,4 +1,4 @@
-"""code/certificate.py, and the certificates of base classifiers whose shifted expectation is known."""
+"""statistics/certificate.py, and the certificates of base classifiers whose shifted expectation is known."""
 import math
 from dataclasses import replace
 from statistics import NormalDist
@@ -14,10 +14,10 @@ from scipy.special import expit, ndtr, ndtri
 from scipy.stats import beta, norm
 from torch import nn
 
-from bounds import clopper_pearson_band, expected_score_bound
-from certificate import ABSTAIN, RADII, Certificate, CertificateSpec
-from core import Smooth
-from measures import MEASURES
+from certconf.core import Smooth
+from certconf.statistics.bounds import clopper_pearson_band, expected_score_bound
+from certconf.statistics.certificate import ABSTAIN, RADII, Certificate, CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 SIGMA, N, ALPHA = 0.25, 5_000, 0.001
 SHAPE = (3, 4, 4)

@@ -25,11 +25,11 @@ from helpers import (
 )
 from PIL import Image
 
-from architectures import load_checkpoint
-from core import Smooth
-from datasets import open_images
-from job.run import Run
-from job.worker import Worker
+from certconf.core import Smooth
+from certconf.inputs.architectures import load_checkpoint
+from certconf.inputs.datasets import open_images
+from certconf.runner.run import Run
+from certconf.runner.worker import Worker
 
 HEADER = ("idx label predict exp_cdf_00 exp_cdf_25 exp_cdf_50 exp_cdf_75 exp_cdf_100 exp_cdf_125 exp_cdf_150 "
           "exp_00 exp_25 exp_50 exp_75 exp_100 exp_125 exp_150 correct time")
@@ -119,7 +119,7 @@ def test_rounding(tmp_path):
         made.append(original(self, *args, **kwargs))
         return made[-1]
 
-    assert certify(*command(tmp_path), network="real", patches={"core.Smooth.certify_by": spy}).returncode == 0
+    assert certify(*command(tmp_path), network="real", patches={"certconf.core.Smooth.certify_by": spy}).returncode == 0
     for number, measure in enumerate(MEASURES):
         found = read_rows(tmp_path / measure)
         assert len(found) == len(made) == 5
@@ -185,7 +185,7 @@ def test_device_of_a_rank(name, size, local_rank, available, gpus, expected, mon
 def test_the_run_s_gpu_is_the_current_one(device, current, tmp_path, monkeypatch):
     """CUDA graphs synchronise the current GPU, and would make a context on GPU 0."""
     chosen, device = [], torch.device(device)
-    monkeypatch.setattr("job.run.choose_device", lambda name: device)
+    monkeypatch.setattr("certconf.runner.run.choose_device", lambda name: device)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
     args = Namespace(device="auto", base_classifier=str(DEMO_CHECKPOINT), arch=None, dataset="cifar10", split="test",
                      skip=20, max=1)
@@ -214,8 +214,8 @@ FAILING_RANK = """
 import os, sys, time
 sys.path.insert(0, {code!r})
 import certify
-from core import Smooth
-from errors import run
+from certconf.core import Smooth
+from certconf.errors import run
 
 calls, original = [0], Smooth.certify_by
 

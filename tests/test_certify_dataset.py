@@ -8,16 +8,16 @@ from certify_runs import contents
 from helpers import read_rows, without_time
 from test_own_code import OPTIONS, own_file, run, settings_in
 
-from architectures import Normalize
+from certconf.core import Smooth
+from certconf.errors import InputError
+from certconf.formats.scores import read_scores
+from certconf.inputs.architectures import Normalize
+from certconf.inputs.datasets import image_set
+from certconf.inputs.subject import Subject, weights_sha256
+from certconf.inputs.user_code import call
+from certconf.sampling.noise import INDICES
 from certify import OPTIONS as TAKEN
 from certify import certify_dataset, make_parser
-from core import Smooth
-from datasets import image_set
-from errors import InputError
-from formats.scores import read_scores
-from job.subject import Subject, weights_sha256
-from noise import INDICES
-from user_code import call
 
 SAMPLES = {"N0": 8, "N": 60}
 

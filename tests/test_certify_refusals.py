@@ -137,7 +137,8 @@ def test_imagenet_is_not_there(tmp_path, monkeypatch):
     """Without IMAGENET_DIR, or with one that has no val/."""
     checkpoint = tmp_path / "checkpoint"
     rename(checkpoint, "resnet50")
-    fits = {"job.subject.load_checkpoint": lambda path, dataset: (torch.nn.Identity(), {"arch": "resnet50"})}
+    fits = {"certconf.inputs.subject.load_checkpoint":
+            lambda path, dataset: (torch.nn.Identity(), {"arch": "resnet50"})}
     for number, folder in enumerate((None, str(tmp_path / "none"))):
         monkeypatch.delenv("IMAGENET_DIR", raising=False)
         if folder:

@@ -1,4 +1,4 @@
-"""code/core.py: Smooth, from an image and a small base classifier to certificates."""
+"""core.py: Smooth, from an image and a small base classifier to certificates."""
 import math
 
 import numpy as np
@@ -7,9 +7,9 @@ import torch
 from helpers import random_network
 from torch import nn
 
-from bounds import clopper_pearson_ranks
-from certificate import ABSTAIN, RADII, CertificateSpec
-from core import NonFiniteScores, Smooth, order_statistics
+from certconf.core import NonFiniteScores, Smooth, order_statistics
+from certconf.statistics.bounds import clopper_pearson_ranks
+from certconf.statistics.certificate import ABSTAIN, RADII, CertificateSpec
 
 SIGMA, ALPHA = 0.25, 0.001
 

@@ -1,4 +1,4 @@
-"""code/datasets.py: the bundled images, the full data sets, and augmentation."""
+"""inputs/datasets.py: the bundled images, the full data sets, and augmentation."""
 import csv
 import pickle
 from urllib.error import URLError
@@ -10,10 +10,10 @@ import torchvision
 from helpers import DEMO_CHECKPOINT, PUBLISHED_LOG, fill_class_folders
 from PIL import Image
 
-import datasets
-from architectures import load_checkpoint
-from datasets import augment_cifar10, cifar10_tensors, imagenet_folder, open_images, requested_indices
-from errors import InputError
+from certconf.errors import InputError
+from certconf.inputs import datasets
+from certconf.inputs.architectures import load_checkpoint
+from certconf.inputs.datasets import augment_cifar10, cifar10_tensors, imagenet_folder, open_images, requested_indices
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers import CODE
 
-import devices
-from devices import INSTRUCTIONS, fast_on_cpu, slow_choices
-from sampler import PRECISIONS
+from certconf.sampling import devices
+from certconf.sampling.devices import INSTRUCTIONS, fast_on_cpu, slow_choices
+from certconf.sampling.sampler import PRECISIONS
 
 CPU = torch.device("cpu")
 AVX2, AVX512, ZEN4, SAPPHIRE, ARM, GRAVITON3 = (
@@ -55,7 +55,7 @@ def test_a_gpu_that_cannot_be_used(name, built_for, gpu, said, monkeypatch):
 FAULTS = """
 import resource, sys, torch
 sys.path.insert(0, sys.argv[1])
-from devices import choose_device
+from certconf.sampling.devices import choose_device
 if sys.argv[2] == "chosen":
     choose_device("cpu")
 def layers():

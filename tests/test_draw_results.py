@@ -8,9 +8,9 @@ from certify_runs import arguments, certify, weights_file
 from helpers import assert_refused, run_program
 
 import draw_results
-from formats.log import read_recorded_log
-from formats.scores import read_scores
-from measures import MEASURES, SOFT_MEASURES
+from certconf.formats.log import read_recorded_log
+from certconf.formats.scores import read_scores
+from certconf.statistics.measures import MEASURES, SOFT_MEASURES
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from certify_runs import Blinding, arguments, call_program, certify, contents, weights_file
 from helpers import DEMO_CHECKPOINT, ROOT, assert_refused, read_rows
 
-from errors import run
+from certconf.errors import run
 
 RECERTIFY, RADIUS = "code/recertify.py", "code/radius.py"
 

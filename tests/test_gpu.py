@@ -8,12 +8,12 @@ import torch
 from helpers import CERTIFY, DEMO_CHECKPOINT, random_network, read_rows, run_program, without_time
 from torch import nn
 
-from architectures import load_checkpoint
-from core import Smooth, order_statistics
-from datasets import open_images
-from devices import choose_device
-from noise import BLOCK, ESTIMATION, SELECTION, make_noise
-from sampler import Sampler, tf32
+from certconf.core import Smooth, order_statistics
+from certconf.inputs.architectures import load_checkpoint
+from certconf.inputs.datasets import open_images
+from certconf.sampling.devices import choose_device
+from certconf.sampling.noise import BLOCK, ESTIMATION, SELECTION, make_noise
+from certconf.sampling.sampler import Sampler, tf32
 
 pytestmark = pytest.mark.gpu
 
@@ -157,7 +157,7 @@ def test_out_of_memory_halves_the_batch_once(compile, gpu, capsys):
 
 
 def test_a_gpu_that_does_not_exist():
-    from errors import InputError
+    from certconf.errors import InputError
     with pytest.raises(InputError, match="not available"):
         choose_device("cuda:99")
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from core import Smooth
+from certconf.core import Smooth
 
 IMAGE = torch.full((3, 8, 8), 128 / 255)
 

@@ -9,9 +9,9 @@ from helpers import PUBLISHED_LOG
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errors import InputError
-from formats.log import Row, check_radii, columns, parse_log, radii_of, read_log
-from formats.rows import round_down, round_up
+from certconf.errors import InputError
+from certconf.formats.log import Row, check_radii, columns, parse_log, radii_of, read_log
+from certconf.formats.rows import round_down, round_up
 
 HEADER = "idx\tlabel\tpredict\texp_cdf_00\texp_cdf_25\texp_00\texp_25\tcorrect\ttime\n"
 GOOD = "0\t3\t3\t0.9\t0.5\t0.8\t0.4\t1\t0:00:01.5\n"

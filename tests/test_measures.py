@@ -1,4 +1,4 @@
-"""code/measures.py: the scores of each measure against plain loops over the classes."""
+"""statistics/measures.py: the scores of each measure against plain loops over the classes."""
 import math
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from measures import MEASURES, SOFT_MEASURES
+from certconf.statistics.measures import MEASURES, SOFT_MEASURES
 
 CODE = Path(__file__).parent.parent / "code"
 

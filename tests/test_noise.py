@@ -1,4 +1,4 @@
-"""code/noise.py: the law of the integers, exactly; the streams; and networks that look for floats under the noise."""
+"""sampling/noise.py: the law of the integers, exactly; the streams; networks that look for floats under the noise."""
 import math
 from decimal import Decimal, getcontext
 from fractions import Fraction
@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest, norm
 from torch import nn
 
-from certificate import CertificateSpec
-from core import Smooth
-from errors import InputError
-from measures import MEASURES
-from noise import (
+from certconf.core import Smooth
+from certconf.errors import InputError
+from certconf.sampling.noise import (
     ATTACK,
     ESTIMATION,
     INDICES,
@@ -33,6 +31,8 @@ from noise import (
     stream_seed,
     training_seed,
 )
+from certconf.statistics.certificate import CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 CPU = torch.device("cpu")
 SIGMAS = (0.001, 0.12, 0.25, 0.5, 1.0, 8.0)

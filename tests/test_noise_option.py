@@ -7,12 +7,12 @@ import torch
 from certify_runs import arguments, certify, contents, tiny_network, weights_file
 from helpers import assert_refused, read_rows
 
-from certificate import ABSTAIN, CertificateSpec
-from core import Smooth
-from datasets import ImageSet
-from formats.scores import read_scores
-from measures import MEASURES
-from noise import make_noise
+from certconf.core import Smooth
+from certconf.formats.scores import read_scores
+from certconf.inputs.datasets import ImageSet
+from certconf.sampling.noise import make_noise
+from certconf.statistics.certificate import ABSTAIN, CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 
 def run(folder, *options, stop=240, **more):
@@ -101,7 +101,7 @@ def test_sigma_beyond_integer_noise(tmp_path):
 
 def test_images_off_the_grid(tmp_path):
     """Refused, with what can be done; rounded or under float noise they have rows, and the record says which."""
-    patches = {"job.subject.open_images": off_the_grid}
+    patches = {"certconf.inputs.subject.open_images": off_the_grid}
     assert_refused(run(tmp_path, patches=patches), "--noise float", "--round_images")
     for options in (("--round_images",), ("--noise", "float", "--overwrite")):
         assert run(tmp_path, *options, patches=patches).returncode == 0

@@ -10,13 +10,13 @@ from certify_runs import call_program, certify, contents
 from helpers import CODE, DEMO_CHECKPOINT, assert_refused, read_rows, run_program, without_time
 from PIL import Image
 
-import user_code
-from architectures import Normalize, load_torchvision, load_user_network
-from core import Smooth
-from datasets import INFO, open_images
-from errors import InputError
-from job.subject import weights_sha256
-from user_code import file_of, is_user_code
+from certconf.core import Smooth
+from certconf.errors import InputError
+from certconf.inputs import user_code
+from certconf.inputs.architectures import Normalize, load_torchvision, load_user_network
+from certconf.inputs.datasets import INFO, open_images
+from certconf.inputs.subject import weights_sha256
+from certconf.inputs.user_code import file_of, is_user_code
 
 OWN = """
 import torch
@@ -433,4 +433,4 @@ def test_example_efficientnet(tmp_path):
 
 def test_no_torch_is_needed_to_name_code():
     """user_code loads nothing heavy by itself."""
-    assert "torch" not in (CODE / "user_code.py").read_text()
+    assert "torch" not in (CODE / "certconf" / "inputs" / "user_code.py").read_text()

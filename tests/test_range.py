@@ -6,10 +6,10 @@ import pytest
 from certify_runs import call_program, certify, weights_file
 from helpers import assert_refused, read_rows, without_time
 
-from errors import InputError
-from formats.log import Row, columns, parse_log, radii_of
-from formats.scores import read_scores
-from stages import look_etas
+from certconf.errors import InputError
+from certconf.formats.log import Row, columns, parse_log, radii_of
+from certconf.formats.scores import read_scores
+from certconf.statistics.sequential import look_etas
 
 OPTIONS = ("--skip", 20, "--N0", 16, "--N", 2000, "--max", 300, "--save_scores")
 RADII = (0.0, 0.25)

@@ -1,4 +1,4 @@
-"""code/job/worker.py and heartbeat.py: several processes, of which one fails, stops, dies, or is slow to leave."""
+"""runner/worker.py and heartbeat.py: several processes, of which one fails, stops, dies, or is slow to leave."""
 import os
 import signal
 import subprocess
@@ -10,15 +10,15 @@ import pytest
 from helpers import CODE, ROOT
 from test_certify_command import TORCHRUN, free_port
 
-from job.worker import Worker
+from certconf.runner.worker import Worker
 
 PATIENCE = 120  # seconds that no wait of a test should need
 SCRIPT = """
 import os, signal, sys, time
 sys.path.insert(0, {code!r})
-import errors
-from job import heartbeat
-from job.worker import Worker
+from certconf import errors
+from certconf.runner import heartbeat
+from certconf.runner.worker import Worker
 
 heartbeat.BEAT, heartbeat.PATIENCE = 0.2, 2.0
 rank, attempt = int(os.environ["RANK"]), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
@@ -130,10 +130,10 @@ def test_a_restart(tmp_path):
 @pytest.mark.parametrize("given, local_size, expected", [(None, "4", "16"), (None, "128", "1"), ("7", "4", "7")])
 def test_compile_threads(given, local_size, expected, monkeypatch):
     """Ranks share the cores of a machine among their compilers, unless the user has chosen. No process is started."""
-    monkeypatch.setattr("job.worker.os.cpu_count", lambda: 64)
-    monkeypatch.setattr("job.worker.distributed.rendezvous", lambda url: iter([(None, 0, 2)]))
-    monkeypatch.setattr("job.worker.distributed.PrefixStore", lambda prefix, store: None)
-    monkeypatch.setattr("job.worker.Heartbeat", lambda *args: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr("certconf.runner.worker.os.cpu_count", lambda: 64)
+    monkeypatch.setattr("certconf.runner.worker.distributed.rendezvous", lambda url: iter([(None, 0, 2)]))
+    monkeypatch.setattr("certconf.runner.worker.distributed.PrefixStore", lambda prefix, store: None)
+    monkeypatch.setattr("certconf.runner.worker.Heartbeat", lambda *args: SimpleNamespace(start=lambda: None))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local_size)
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", given or "")
     if given is None:

@@ -13,15 +13,15 @@ import pandas
 import pytest
 from helpers import ROOT, run_program
 
-from architectures import load_checkpoint
-from certificate import ABSTAIN
-from core import Smooth
-from datasets import open_images
-from files import file_sha256
-from formats.attacks import read_recorded_attacks
-from formats.log import read_recorded_log
-from formats.scores import read_scores
-from measures import MEASURES, SOFT_MEASURES
+from certconf.core import Smooth
+from certconf.files import file_sha256
+from certconf.formats.attacks import read_recorded_attacks
+from certconf.formats.log import read_recorded_log
+from certconf.formats.scores import read_scores
+from certconf.inputs.architectures import load_checkpoint
+from certconf.inputs.datasets import open_images
+from certconf.statistics.certificate import ABSTAIN
+from certconf.statistics.measures import MEASURES, SOFT_MEASURES
 
 LOGS = ROOT / "log_files" / "cifar10_resnet20"
 SIGMAS = ("0.25", "0.50")

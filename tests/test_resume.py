@@ -15,9 +15,9 @@ from certify_runs import (
 )
 from helpers import assert_refused, read_rows
 
-from certificate import CertificateSpec
-from formats.scores import scores_dtype
-from measures import MEASURES
+from certconf.formats.scores import scores_dtype
+from certconf.statistics.certificate import CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 BOTH = ("--confidence_measure", "pred_score", "margin")
 SCORES = scores_dtype(CertificateSpec(MEASURES["pred_score"], 64, 0.001, 0.25, kept_ranks="falling"))
@@ -214,7 +214,7 @@ def test_overwrite_where_nothing_is(weights, tmp_path):
 
 def images_done(monkeypatch):
     """The list that every index certified from now on is added to."""
-    import core
+    from certconf import core
     seen, real = [], core.Smooth.certify_by
     monkeypatch.setattr(core.Smooth, "certify_by", lambda *args, **kw: seen.append(kw["index"]) or real(*args, **kw))
     return seen

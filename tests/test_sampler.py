@@ -1,4 +1,4 @@
-"""code/sampler.py: the noise, sample by sample, and what becomes of the base classifier."""
+"""sampling/sampler.py: the noise, sample by sample, and what becomes of the base classifier."""
 import copy
 import math
 import random
@@ -9,12 +9,12 @@ from helpers import CODE, DEMO_CHECKPOINT, random_network, run_program
 from scipy.stats import kstest
 from torch import nn
 
-import sampler
-from architectures import load_checkpoint
-from devices import choose_device
-from errors import InputError
-from noise import BLOCK, ESTIMATION, SELECTION, make_noise, stream_seed
-from sampler import Sampler
+from certconf.errors import InputError
+from certconf.inputs.architectures import load_checkpoint
+from certconf.sampling import sampler
+from certconf.sampling.devices import choose_device
+from certconf.sampling.noise import BLOCK, ESTIMATION, SELECTION, make_noise, stream_seed
+from certconf.sampling.sampler import Sampler
 
 CPU, SIGMA, KEY = torch.device("cpu"), 0.25, (7, 40, ESTIMATION)
 IMAGE = torch.randint(256, (3, 8, 8), generator=torch.Generator().manual_seed(3)) / 255
@@ -326,7 +326,7 @@ import sys
 sys.path.insert(0, {code!r})
 import torch
 from torch import backends
-from sampler import tf32
+from certconf.sampling.sampler import tf32
 
 def settings():
     found = [setting.fp32_precision for setting in (backends, backends.cuda.matmul, backends.cudnn, backends.cudnn.conv,

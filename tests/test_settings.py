@@ -9,10 +9,10 @@ from certify_runs import arguments, certify, contents, tiny_network, without_tim
 from helpers import assert_refused
 
 import certify as program
-import datasets
-from errors import InputError
-from job.run import Run
-from job.settings import check_same_settings
+from certconf.errors import InputError
+from certconf.inputs import datasets
+from certconf.runner.run import Run
+from certconf.runner.settings import check_same_settings
 
 OUT = "log"
 
@@ -31,7 +31,7 @@ def command(folder, *options, stop=80, **changed):
 
 def run(folder, *options, **changed):
     """A run in `folder`, with images under every data set's name."""
-    return certify(*command(folder, *options, **changed), patches={"job.subject.open_images": any_images})
+    return certify(*command(folder, *options, **changed), patches={"certconf.inputs.subject.open_images": any_images})
 
 
 def settings(folder, *options, **changed):
@@ -43,8 +43,8 @@ def settings(folder, *options, **changed):
                                   settle=None, looks=None))
         return []
 
-    with (patch("job.subject.load_checkpoint", lambda path, dataset: (tiny_network(), {"arch": "tiny"})),
-          patch("job.subject.open_images", any_images),
+    with (patch("certconf.inputs.subject.load_checkpoint", lambda path, dataset: (tiny_network(), {"arch": "tiny"})),
+          patch("certconf.inputs.subject.open_images", any_images),
           patch.object(sys, "argv", ["certify.py", *map(str, command(folder, *options, **changed))])):
         with Run(program.parse_arguments(), program.make_specs, open_logs):
             return found[0]

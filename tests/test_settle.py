@@ -7,8 +7,8 @@ import torch
 from certify_runs import certify, contents, tiny_network, weights_file
 from helpers import assert_refused, read_rows, run_program, without_time
 
-from core import Smooth
-from stages import look_alphas, look_sizes
+from certconf.core import Smooth
+from certconf.statistics.sequential import look_alphas, look_sizes
 
 N = 4000  # looks at 500, 1000, 2000 and 4000
 LEVELS = look_alphas(0.001, 4)
@@ -95,7 +95,7 @@ def test_decisions_are_those_of_one_look(staged, tmp_path):
 def test_rows_are_those_of_smooth(staged):
     """Smooth.certify(settle=...) gives a certificate that knows its n and alpha, and the bounds of the row."""
     folder, _ = staged
-    from datasets import open_images
+    from certconf.inputs.datasets import open_images
     images, _ = open_images("cifar10", "test", 20)
     smooth = Smooth(tiny_network(), 10, 0.25, ("pred_score", "margin"), device="cpu")
     for index in (0, 20, 40):

@@ -1,4 +1,4 @@
-"""code/core.py: Smooth.predict, whose predictions are wrong with probability alpha at most, and its two limits."""
+"""core.py: Smooth.predict, whose predictions are wrong with probability alpha at most, and its two limits."""
 import math
 
 import pytest
@@ -7,9 +7,9 @@ from scipy.special import ndtr
 from scipy.stats import binomtest
 from torch import nn
 
-from bounds import clopper_pearson_eta
-from certificate import ABSTAIN
-from core import Smooth
+from certconf.core import Smooth
+from certconf.statistics.bounds import clopper_pearson_eta
+from certconf.statistics.certificate import ABSTAIN
 
 SIGMA = 0.25
 UNLIKELY = 1e-4  # a simulation may fail by chance this often, were its seed not fixed

@@ -9,13 +9,13 @@ from helpers import assert_refused, read_rows, run_program, without_time
 from scipy.special import ndtri
 from scipy.stats import beta, binomtest
 
-from bounds import clopper_pearson_ranks, two_valued_band
-from certificate import ABSTAIN, RADII, CertificateSpec
-from core import Smooth
-from datasets import open_images
-from measures import MEASURES
-from noise import ESTIMATION, SELECTION
-from stages import plan_looks
+from certconf.core import Smooth
+from certconf.inputs.datasets import open_images
+from certconf.sampling.noise import ESTIMATION, SELECTION
+from certconf.statistics.bounds import clopper_pearson_ranks, two_valued_band
+from certconf.statistics.certificate import ABSTAIN, RADII, CertificateSpec
+from certconf.statistics.measures import MEASURES
+from certconf.statistics.sequential import plan_looks
 
 SIGMA, ALPHA = 0.25, 0.001
 TOP = MEASURES["top_class"]

@@ -10,15 +10,14 @@ import pytest
 import torch
 from helpers import assert_refused, fake_checkpoint, random_network
 
-import architectures
-import datasets
 import train
-from architectures import build_network, initialise, load_checkpoint
-from archs.cifar_resnet import CifarResNet
-from consistency import consistency_loss
-from errors import run
-from files import file_sha256
-from job.output import AppendFile
+from certconf.consistency import consistency_loss
+from certconf.errors import run
+from certconf.files import file_sha256
+from certconf.inputs import architectures, datasets
+from certconf.inputs.architectures import build_network, initialise, load_checkpoint
+from certconf.inputs.cifar_resnet import CifarResNet
+from certconf.runner.output import AppendFile
 
 HEADER = ["epoch", "time", "lr", "train loss", "train acc", "testloss", "test acc"]
 KEYS = {"epoch", "arch", "state_dict", "optimizer"}

@@ -10,9 +10,15 @@ from scipy.special import expit, ndtr, ndtri
 from scipy.stats import binomtest, norm
 from test_certificate import ALPHA, SHIFTS, SIGMA, certificate_of, certified, confident_scores, half_space, least_limit
 
-from bounds import clopper_pearson_band, clopper_pearson_ranks, dkw_band, failure_probability, mirrored_ranks
-from certificate import RADII, CertificateSpec
-from measures import MEASURES
+from certconf.statistics.bounds import (
+    clopper_pearson_band,
+    clopper_pearson_ranks,
+    dkw_band,
+    failure_probability,
+    mirrored_ranks,
+)
+from certconf.statistics.certificate import RADII, CertificateSpec
+from certconf.statistics.measures import MEASURES
 
 BANDS = ["clopper_pearson", "dkw"]
 UNLIKELY = 1e-4  # a simulation may fail by chance this often, were its seed not fixed

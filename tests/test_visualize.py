@@ -8,8 +8,8 @@ from helpers import assert_refused, fill_class_folders, run_program
 from PIL import Image
 
 import visualize
-from datasets import BUNDLED
-from errors import InputError
+from certconf.errors import InputError
+from certconf.inputs.datasets import BUNDLED
 
 
 def call(monkeypatch, *args):

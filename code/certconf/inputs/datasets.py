@@ -1,0 +1,236 @@
+"""The data sets: their constants, and the sources of their images.
+
+cifar10   torchvision's CIFAR10 in ./dataset_cache, downloaded at first use. The 500 test images with indices
+          0, 20, 40, ... come with the repository and serve any request for these alone.
+imagenet  an ImageFolder under $IMAGENET_DIR with train/ and val/ (resize 256, centre crop 224).
+FILE.py:NAME  a function from a split to a map-style data set of (image, label), in a file of the user's own.
+"""
+import hashlib
+import operator
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import datasets, transforms
+from torchvision.transforms.functional import to_tensor
+
+from certconf.errors import InputError
+from certconf.inputs.user_code import call, is_user_code, reported
+
+CACHE = "./dataset_cache"
+BUNDLED = Path(__file__).parent / "data" / "cifar10_test_every_20th.npz"
+SPLITS = ("train", "test")
+FINGERPRINTED = 32  # images that the fingerprint of a data set covers if its labels are known without loading all
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is fixed about a data set; mean and std per channel, of pixels in [0, 1]."""
+
+    num_classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    train_size: int | None  # images in the split, or None if the files decide
+    test_size: int | None
+
+
+INFO = {
+    "cifar10": DatasetInfo(10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 50000, 10000),
+    "imagenet": DatasetInfo(1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None, None),
+}
+DATASETS = tuple(INFO)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by index: size, and load(i) -> (pixels in [0, 1] as float32 [C, H, W], label).
+
+    fingerprint() is the SHA-256 of all labels and of the images (the first 32 if the labels are known without them),
+    for the user's own data set; None for the others.
+    """
+
+    size: int
+    load: Callable[[int], tuple[torch.Tensor, int]]
+    fingerprint: Callable[[], str] | None = None
+
+
+def check_dataset_name(name: str) -> None:
+    """Raise InputError for a name that no data set has."""
+    if name not in DATASETS and not is_user_code(name):
+        raise InputError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}, FILE.py:NAME")
+
+
+def requested_indices(size: int, skip: int, stop: int) -> range:
+    """The indices 0, skip, 2 skip, ... below `stop` (-1: no limit) and below `size`."""
+    return range(0, size if stop < 0 else min(stop, size), skip)
+
+
+def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[ImageSet, range]:
+    """The images of a split under the test transform, and the indices that --skip and --max request of it.
+
+    Raises InputError if the data are neither present nor downloadable.
+    """
+    if is_user_code(name):
+        images = image_set(call(name, split), name)
+        return images, requested_indices(images.size, skip, stop)
+    if name == "cifar10":
+        size = INFO[name].train_size if split == "train" else INFO[name].test_size
+        indices = requested_indices(size, skip, stop)
+        bundled = _bundled_images()
+        if split == "test" and all(i in bundled for i in indices):
+            return ImageSet(size, lambda i: bundled[i]), indices
+        pixels, labels = cifar10_tensors(train=split == "train")
+        return ImageSet(size, lambda i: (pixels[i].float() / 255, int(labels[i]))), indices
+    folder = imagenet_folder("train" if split == "train" else "val", imagenet_test_transform())
+    return ImageSet(len(folder), lambda i: _load(folder, i)), requested_indices(len(folder), skip, stop)
+
+
+def _load(folder: datasets.ImageFolder, index: int) -> tuple[torch.Tensor, int]:
+    try:
+        return folder[index]
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a damaged file
+        raise InputError(f"{folder.samples[index][0]}: not a readable image ({error})") from None
+
+
+# --- the user's own ---------------------------------------------------------------------------------------------------
+
+def image_set(data, name: str) -> ImageSet:
+    """The images of a map-style data set of the user's own, called `name`. Raises InputError if it is none.
+
+    All images must have the size of the first: the noise's delta, which a run records, depends on it.
+    """
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise InputError(f"{name}: {type(data).__name__} is not a map-style data set (with a length and items)")
+    with reported(name):
+        size = len(data)
+    if not size:
+        raise InputError(f"{name}: no image in it")
+
+    def item(index: int) -> tuple[torch.Tensor, int]:
+        with reported(name):
+            found = data[index]
+        if not isinstance(found, tuple | list) or len(found) != 2:
+            raise InputError(f"{name}: item {index} is {type(found).__name__}, not a pair (image, label)")
+        return _pixels(f"{name}: image {index}", found[0]), _label(f"{name}: label {index}", found[1])
+
+    def load(index: int) -> tuple[torch.Tensor, int]:
+        x, label = item(index)
+        if x.shape != shape:
+            raise InputError(f"{name}: image {index} is {list(x.shape)}, not {list(shape)} as the first: all images of "
+                             "a data set must have one size")
+        return x, label
+
+    def fingerprint() -> str:
+        targets = getattr(data, "targets", None)  # as in torchvision: then not every image is loaded
+        if targets is not None and len(targets) == size:
+            labels = [_label(f"{name}: target {index}", target) for index, target in enumerate(targets)]
+            covered = range(min(size, FINGERPRINTED))
+        else:
+            labels, covered = [], range(size)
+        images = hashlib.sha256()
+        for index in covered:
+            x, label = load(index)
+            images.update(x.numpy().tobytes())
+            if len(labels) < size:
+                labels.append(label)
+        return hashlib.sha256(np.array(labels, "<i8").tobytes() + images.digest()).hexdigest()
+
+    shape = item(0)[0].shape
+    return ImageSet(size, load, fingerprint)
+
+
+def _pixels(where: str, image) -> torch.Tensor:
+    """An image of the user's data set as float32 [C, H, W] in [0, 1]. Raises InputError."""
+    if isinstance(image, Image.Image) and image.mode in ("L", "RGB"):
+        image = to_tensor(image)
+    elif isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
+        image = image.float() / 255
+    if not isinstance(image, torch.Tensor) or not image.is_floating_point():
+        kind = image.dtype if isinstance(image, torch.Tensor) else getattr(image, "mode", type(image).__name__)
+        raise InputError(f"{where} is {kind}, not a float tensor, a uint8 tensor or a PIL image of mode L or RGB")
+    x = image.detach().to("cpu", torch.float32).contiguous()
+    if x.ndim != 3 or not x.numel():
+        raise InputError(f"{where} is {list(x.shape)}, not [channels, height, width]")
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise InputError(f"{where} has pixels outside [0, 1] ({x.min():g} to {x.max():g}): normalisation belongs to "
+                         "the network")
+    return x
+
+
+def _label(where: str, label) -> int:
+    """A label of the user's data set. Raises InputError unless it is an integer, 0 or above."""
+    try:
+        value = operator.index(label)
+    except (TypeError, ValueError):
+        value = -1
+    if not 0 <= value < 2 ** 63 or isinstance(label, bool) or getattr(label, "dtype", None) == torch.bool:
+        raise InputError(f"{where} is {label!r}, not an integer of 0 or above")
+    return value
+
+
+# --- CIFAR-10 and ImageNet --------------------------------------------------------------------------------------------
+
+def _bundled_images() -> dict[int, tuple[torch.Tensor, int]]:
+    with np.load(BUNDLED) as archive:
+        pixels = torch.from_numpy(archive["images"]).float() / 255
+        return {int(i): (x, int(y)) for i, x, y in zip(archive["indices"], pixels, archive["labels"], strict=True)}
+
+
+def cifar10_tensors(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """All of CIFAR-10's training or test images: uint8 [N, 3, 32, 32] and int64 labels [N]."""
+    try:
+        data = datasets.CIFAR10(CACHE, train=train, download=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"CIFAR-10 is not in {CACHE} and cannot be downloaded ({error}); only the test images 0, 20, 40, ... come "
+            "with the repository (--split test with --skip 20, or a multiple of it)") from None
+    return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+
+
+def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
+    """$IMAGENET_DIR/`part` as an ImageFolder. Raises InputError if it is missing or lacks ImageNet's 1,000 classes.
+
+    A class folder may be empty, as in a subset of the images: the labels are the places of all folders in their order.
+    """
+    root = os.environ.get("IMAGENET_DIR")
+    if not root:
+        raise InputError("set IMAGENET_DIR to ImageNet's folder (with train/ and val/ in it)")
+    try:
+        folder = datasets.ImageFolder(os.path.join(root, part), transform, allow_empty=True)
+    except OSError as error:
+        raise InputError(f"IMAGENET_DIR: {error}") from None
+    if len(folder.classes) != (expected := INFO["imagenet"].num_classes):
+        raise InputError(f"IMAGENET_DIR: {len(folder.classes)} class folders in {part}/, not {expected}: labels would "
+                         "be wrong (a class without images needs an empty folder)")
+    if not folder.samples:
+        raise InputError(f"IMAGENET_DIR: no image in {part}/")
+    return folder
+
+
+def imagenet_test_transform() -> Callable:
+    """Resize the shorter side to 256, cut out the central 224x224, scale to [0, 1]."""
+    return transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
+
+
+def imagenet_train_transform() -> Callable:
+    """A random crop resized to 224x224 and a random flip, scaled to [0, 1]."""
+    return transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(),
+                               transforms.ToTensor()])
+
+
+def augment_cifar10(images: torch.Tensor, padding: int = 4) -> torch.Tensor:
+    """A random crop (zero padding) and a random flip of each image of a batch [B, 3, H, W], on its device."""
+    batch, channels, height, width = images.shape
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, batch, 1), device=images.device)
+    rows = top + torch.arange(height, device=images.device)
+    columns = left + torch.arange(width, device=images.device)
+    flipped = torch.rand(batch, 1, device=images.device) < 0.5
+    columns = torch.where(flipped, columns.flip(1), columns)
+    which = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return padded[which, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -1,0 +1,66 @@
+"""Code of the user's own: FILE.py:NAME names a function in a Python file.
+
+The file is run, and only because the user typed its name; checkpoints stay data (see architectures.py). Its folder
+becomes the last one in which imports look: a module beside it is found unless a module of code/ has the same name.
+"""
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+
+from certconf.errors import InputError
+
+REFERENCE = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+
+
+def is_user_code(text: str) -> bool:
+    """Whether an argument has the form FILE.py:NAME."""
+    return REFERENCE.fullmatch(text) is not None
+
+
+def file_of(text: str) -> str:
+    """The file that an argument names: FILE.py of FILE.py:NAME, or else the argument itself."""
+    return REFERENCE.fullmatch(text)[1] if is_user_code(text) else text
+
+
+def call(text: str, *args):
+    """What the function FILE.py:NAME returns. Raises InputError if there is none, or if it raises an exception."""
+    path, name = REFERENCE.fullmatch(text).groups()
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such file")
+    with reported(text):
+        function = getattr(_module(os.path.realpath(path)), name, None)
+        if not callable(function):
+            raise InputError(f"{path}: no function {name} in it")
+        return function(*args)
+
+
+@contextmanager
+def reported(name: str):
+    """Exceptions of this block become an InputError that begins with `name`; if it is FILE.py:NAME, after a traceback.
+
+    So an error in the user's file is shown where it is to be mended.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the user's code raises what it likes
+        if is_user_code(name):
+            traceback.print_exception(error)
+        raise InputError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+@cache
+def _module(path: str) -> ModuleType:
+    """The module in a file, which is run once, whatever is named in it."""
+    if (folder := os.path.dirname(path)) not in sys.path:
+        sys.path.append(folder)
+    spec = importlib.util.spec_from_file_location(path, path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # in sys.modules, as dataclasses need it
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,100 @@
+"""The arguments that the sampling programs (certify.py, predict.py, attack.py) share, and their checks."""
+import argparse
+import math
+
+from certconf.errors import InputError
+from certconf.inputs import datasets
+from certconf.sampling.noise import LARGEST_INTEGER_SIGMA, NOISES, SEEDS, SMALLEST_SIGMA
+from certconf.sampling.sampler import PRECISIONS
+from certconf.statistics.bounds import LARGEST_N, SMALLEST_ALPHA, WEIGHTS
+from certconf.statistics.certificate import BOUNDS, RADII
+from certconf.statistics.measures import MEASURES
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
+                         least_alpha: float = SMALLEST_ALPHA, attacks: bool = False) -> None:
+    """Data set, network, noise, and what fixes the samples; least_n, least_alpha: of the program's statistics.
+
+    attacks: the program reads a LOG, whose classes are chosen already.
+    """
+    parser.add_argument("dataset", help=f"{', '.join(datasets.DATASETS)}, or FILE.py:NAME, a function in your own file "
+                                        "that returns the data set of a split (see docs/own_network.md)")
+    parser.add_argument("base_classifier", help="checkpoint of a network (see train.py), or FILE.py:NAME, a function "
+                                                "that returns a torch module from pixels in [0, 1] to logits")
+    parser.add_argument("sigma", type=float,
+                        help=f"standard deviation of the noise, pixels in [0, 1]; {SMALLEST_SIGMA} to "
+                             f"{LARGEST_INTEGER_SIGMA:g} (no upper limit with --noise float)")
+    if attacks:
+        parser.add_argument("log", help="of certify.py or recertify.py, with its record: what is attacked")
+    parser.add_argument("outfile", help="the log; the same command resumes a run that was stopped")
+    parser.add_argument("--arch", help="torchvision:NAME if BASE_CLASSIFIER is a plain state_dict of that network of "
+                                       "torchvision (default: the checkpoint's own)")
+    parser.add_argument("--batch", type=int, default=1000,
+                        help="samples of a forward pass, 1 or more (on a CPU: at most; default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=1,
+                        help="use the images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
+    parser.add_argument("--max", type=int, default=-1,
+                        help="stop before this index, 1 or more (default: %(default)s, no limit)")
+    parser.add_argument("--split", choices=datasets.SPLITS, default="test", help="images to use (default: %(default)s)")
+    if not attacks:
+        parser.add_argument("--N0", type=int, default=100,
+                            help="samples that choose the class, 1 or more (default: %(default)s)")
+    parser.add_argument("--N", type=int, default=100000,
+                        help=f"samples that bound its score, {least_n} to {LARGEST_N} (default: %(default)s)")
+    parser.add_argument("--alpha", type=float, default=0.001,
+                        help=f"error probability of an image's result, at least {least_alpha:g} and below 1 "
+                             "(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help=f"of the noise, 0 to {SEEDS - 1} (default: %(default)s)")
+    parser.add_argument("--noise", choices=NOISES, default=NOISES[0],
+                        help="integer: certificates that hold in floating point, of 8-bit images; float: float32 noise "
+                             "is taken for a Gaussian (default: %(default)s)")
+    parser.add_argument("--round_images", action="store_true",
+                        help="with integer noise: if an image is not 8-bit, certify the nearest one that is")
+    parser.add_argument("--device", default="auto",
+                        help="auto (CUDA, then CPU), cpu, cuda or cuda:K (default: %(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
+                        help="of the network; the certificate is that of the network at this precision "
+                             "(default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.add_argument("--overwrite", action="store_true", help="start over; the old log is kept as OUTFILE.bak")
+
+
+def add_certificate_options(parser: argparse.ArgumentParser) -> None:
+    """Measures, band and radii."""
+    parser.add_argument("--confidence_measure", nargs="+", choices=MEASURES, default=["pred_score"],
+                        help="several share their samples; OUTFILE then contains {confidence_measure} "
+                             "(default: pred_score)")
+    parser.add_argument("--bound", choices=BOUNDS, default=BOUNDS[0],
+                        help="confidence band of the score's CDF; dkw needs an alpha of 0.5 at most "
+                             "(default: %(default)s)")
+    parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
+                        help="levels of the Clopper-Pearson limits: falling with the rank, or equal "
+                             "(default: %(default)s)")
+    parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R",
+                        help="increasing multiples of 0.01, 0 or above, L2 distance of pixels in [0, 1] "
+                             f"(default: {' '.join(f'{radius:g}' for radius in RADII)})")
+
+
+def check_noise_options(args: argparse.Namespace) -> None:
+    """Raise InputError for a standard deviation or a seed that no noise can have."""
+    if not SMALLEST_SIGMA <= args.sigma < math.inf:
+        raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {args.sigma}")
+    if args.noise == "integer" and args.sigma > LARGEST_INTEGER_SIGMA:
+        raise InputError(f"SIGMA must be at most {LARGEST_INTEGER_SIGMA:g} with integer noise, not {args.sigma}: "
+                         "--noise float has no such limit")
+    if args.noise == "float" and args.round_images:
+        raise InputError("--round_images belongs to integer noise, not to --noise float")
+    if not 0 <= args.seed < SEEDS:
+        raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")
+
+
+def check_sampling_options(args: argparse.Namespace) -> None:
+    """Raise InputError for a value that no run can use."""
+    check_noise_options(args)
+    for name in ("batch", "skip", "N0", "N"):
+        if getattr(args, name, 1) < 1:  # attack.py has no --N0
+            raise InputError(f"--{name} must be 1 or above, not {getattr(args, name)}")
+    if args.max < 1 and args.max != -1:
+        raise InputError(f"--max must be 1 or above (or -1: no limit), not {args.max}")
+    if not 0 < args.alpha < 1:
+        raise InputError(f"--alpha must lie strictly between 0 and 1, not {args.alpha}")

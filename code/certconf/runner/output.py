@@ -1,0 +1,195 @@
+"""A run's files on disk: one writer, whole rows only, and logs that a later run resumes."""
+import errno
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from certconf.errors import InputError
+from certconf.formats.record import NON_FINITE, read_record, record_path, without_row, write_record
+from certconf.formats.rows import RowFile, join_fields
+from certconf.formats.scores import describe_dtype, scores_path
+from certconf.runner.settings import changed_circumstances, check_same_settings
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system without locks answers
+
+
+class AppendFile:
+    """A file that one process at a time extends, by whole records: locked, and flushed to the disk at each record."""
+
+    def __init__(self, path: str):
+        """Open or create `path` and lock it. Raises InputError if another run holds it or it cannot be written."""
+        try:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            self.created = not os.path.exists(path)
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        self.path = path
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            os.close(self.fd)
+            raise InputError(f"{path}: not a regular file")
+        try:
+            self._lock()
+        except InputError:
+            os.close(self.fd)
+            raise
+        self.size = os.fstat(self.fd).st_size
+
+    def _lock(self) -> None:
+        """Lock the file until its descriptor is closed, at the latest by the system when the process ends."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            replaced = os.stat(self.path).st_ino != os.fstat(self.fd).st_ino
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                raise InputError(f"{self.path}: its file system has no locks ({error.strerror}), which keep two runs "
+                                 "from writing one log; choose a folder on another one") from None
+            replaced = error.errno in (errno.EWOULDBLOCK, errno.ENOENT)  # locked, or set aside right now
+            if not replaced:
+                raise InputError(f"{self.path}: cannot be locked ({error.strerror})") from None
+        if replaced:
+            raise InputError(f"{self.path}: another run is writing it")
+
+    def read(self) -> bytes:
+        """All that is in the file."""
+        return os.pread(self.fd, self.size, 0)
+
+    def append(self, data: bytes) -> None:
+        """Append all of `data`; or nothing, and raise InputError: the file then ends as before."""
+        try:
+            if os.write(self.fd, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self.fd)
+        except BaseException as error:  # a signal too
+            self.cut(self.size)
+            if isinstance(error, OSError):
+                raise InputError(f"{self.path}: cannot be written ({error.strerror}); its rows are complete") from None
+            raise
+        self.size += len(data)
+
+    def cut(self, size: int) -> None:
+        """Cut the file off after `size` bytes."""
+        os.ftruncate(self.fd, size)
+        self.size = size
+
+    def close(self) -> None:
+        """Close the file, and remove it if it was made here and stayed empty."""
+        if self.created and not self.size:
+            os.unlink(self.path)
+        os.close(self.fd)
+
+
+class ResumableLog:
+    """A log with its record, and its saved scores if the run keeps them: locked, compared with the run, and resumed.
+
+    settings, start     what its record holds of this run and of this start (see job.settings)
+    parse(path, data)   returns the RowFile of a log's content; parse_scores(path, data) the array of its saved scores
+    eta                 the level of its certificates' band, None if the band has none
+    done                the indices of the images that have a row
+    """
+
+    def __init__(self, path: str, settings: dict, start: dict, header: Sequence[str],
+                 parse: Callable[[str, bytes], RowFile], parse_scores: Callable | None = None, *,
+                 eta: float | None = None, overwrite: bool = False):
+        self.path, self.settings, self.start, self.header, self.eta = path, settings, start, header, eta
+        self.scores = None
+        self.file = AppendFile(path)
+        try:
+            if overwrite and (self.file.size or any(os.path.exists(part(path)) for part in (record_path, scores_path))):
+                print(f"{path}: kept as {set_aside(path)}", file=sys.stderr)
+                old, self.file = self.file, None
+                os.close(old.fd)
+                self.file = AppendFile(path)
+            self.old = read_record(path)
+            if self.old is None and self.file.size:
+                raise InputError(f"{path} has no record ({record_path(path)}), so nothing is added to it; "
+                                 "--overwrite starts over and keeps it as .bak")
+            if self.old is not None:
+                check_same_settings(path, self.old["settings"], settings)
+            table = parse(path, self.file.read())
+            if table.header and list(table.header) != list(header):
+                raise InputError(f"{path}: its columns are not those of its record; --overwrite starts over")
+            complete = self._open_scores(table, parse_scores) if parse_scores else len(table.rows)
+            self.done = set(table.indices[:complete])
+            self._size = table.ends[complete] if table.rows else table.ends[-1]
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_scores(self, table: RowFile, parse_scores: Callable) -> int:
+        """Open the scores and return how many images are complete in both files; the others are recomputed."""
+        path = scores_path(self.path)
+        if table.rows and not os.path.exists(path):
+            raise InputError(f"{path}: missing, though {self.path} has rows; --overwrite starts over")
+        self.scores = AppendFile(path)
+        if self.scores.size and not table.header:
+            raise InputError(f"{path}: has scores, though {self.path} is missing or empty; --overwrite starts over "
+                             "and keeps them as .bak")
+        records = parse_scores(path, self.scores.read())
+        complete = min(len(records), len(table.rows))
+        if records["idx"][:complete].tolist() != table.indices[:complete]:
+            raise InputError(f"{path}: its images are not those of {self.path}; --overwrite starts over")
+        self._scores_size = complete * records.dtype.itemsize
+        self._scores_dtype = describe_dtype(records.dtype)
+        return complete
+
+    def begin(self, non_finite: Iterable[int] = ()) -> None:
+        """Cut off what is torn, write the record of this start, and the header of a new log.
+
+        non_finite: images known to have no row, since their scores are not finite.
+        """
+        old = self.old or {"settings": self.settings, "starts": []}
+        if old["starts"] and (names := changed_circumstances(old["starts"][-1], self.start)):
+            print(f"{self.path}: resumes with another {', '.join(names)} than before", file=sys.stderr)
+        self.record = {**old, "eta": self.eta, "starts": old["starts"] + [self.start]}
+        if self.scores:
+            self.record["scores_dtype"] = self._scores_dtype
+        self.record_without_row(*non_finite)
+        self.file.cut(self._size)
+        if self.scores:
+            self.scores.cut(self._scores_size)
+        if not self.file.size:
+            self.file.append(join_fields(*self.header).encode())
+
+    def record_without_row(self, *indices: int) -> None:
+        """Write the record, which lists images with non-finite scores, so that they stay in every denominator."""
+        if failed := {*without_row(self.record, self.done), *indices}:
+            self.record[NON_FINITE] = sorted(failed)
+        write_record(self.path, self.record)
+
+    def write(self, index: int, line: str, scores: bytes | None = None) -> None:
+        """Add the row of one image, after its scores, unless the log has it."""
+        if index in self.done:
+            return
+        if self.scores:
+            self.scores.append(scores)
+        self.file.append(line.encode())
+        self.done.add(index)
+
+    def complete(self, lines: list[tuple[int, str]], non_finite: Iterable[int]) -> None:
+        """Begin, and add all rows (index, line) that are missing in one write: for rows that cost no sampling."""
+        lines = [(index, line) for index, line in lines if index not in self.done]
+        if not lines and set(non_finite) <= set(without_row(self.old, self.done)):
+            print(f"{self.path}: complete; nothing to do", file=sys.stderr)
+            return
+        self.begin(non_finite)
+        self.file.append("".join(line for _, line in lines).encode())
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self.scores, self.file):
+            if file:
+                file.close()
+
+
+def set_aside(path: str) -> str:
+    """Rename a log, its record and its scores to the first free .bak name, and return that name."""
+    parts = (lambda name: name, record_path, scores_path)
+    names = (path + ".bak" + (str(k) if k else "") for k in range(10 ** 6))
+    backup = next(name for name in names if not any(os.path.exists(part(name)) for part in parts))
+    for part in parts:
+        if os.path.exists(part(path)):
+            os.rename(part(path), part(backup))
+    return backup
