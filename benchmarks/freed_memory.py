@@ -22,8 +22,9 @@ from certconf.files import refuse_existing, write_new
 from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
 from certconf.report.tables import format_table
 from certconf.sampling.devices import choose_device
-from certconf.sampling.noise import ESTIMATION, make_noise
+from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import PRECISIONS, Sampler
+from certconf.sampling.streams import ESTIMATION
 
 KINDS = ("returned", "kept")
 SAMPLES = {"cifar_resnet20": 4096, "cifar_resnet110": 1024, "resnet50": 64}

@@ -17,11 +17,13 @@ from machine import RESULTS, describe
 from certconf.errors import InputError, run
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.architectures import load_checkpoint
-from certconf.inputs.datasets import DATASETS, open_images
+from certconf.inputs.catalogue import DATASETS
+from certconf.inputs.datasets import open_images
 from certconf.report.tables import format_table
 from certconf.sampling.devices import choose_device
-from certconf.sampling.noise import ESTIMATION, make_noise
+from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import PRECISIONS, Sampler
+from certconf.sampling.streams import ESTIMATION
 
 NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}.
 Differences are over the softmax of all classes of all samples. The top score of an image is that of the class with the

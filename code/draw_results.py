@@ -29,7 +29,7 @@ from certconf.formats.attacks import read_recorded_attacks
 from certconf.formats.radii import exact_accuracy
 from certconf.formats.scores import SavedScores, read_scores
 from certconf.report.figures import COLOURS, check_figure_path, new_figure, save_figure
-from certconf.runner.checks import check_spec
+from certconf.runner.config import check_spec
 from certconf.statistics.certificate import ABSTAIN, Certificate
 from certconf.statistics.measures import SOFT_MEASURES
 from certconf.statistics.sequential import plan_looks

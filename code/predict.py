@@ -10,18 +10,18 @@ are done.
 import argparse
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from certconf import errors
-from certconf.core import Smooth
 from certconf.formats.predictions import COLUMNS, Row, parse_predictions
-from certconf.inputs.datasets import ImageSet
-from certconf.runner.checks import check_spec
-from certconf.runner.options import add_sampling_options, check_sampling_options
-from certconf.runner.output import ResumableLog
+from certconf.runner.config import PredictConfig
+from certconf.runner.options import add_sampling_options
 from certconf.runner.run import STOPPED, ImageResult, Run
 from certconf.statistics.bounds import SMALLEST_ALPHA
-from certconf.statistics.certificate import CertificateSpec
-from certconf.statistics.measures import MEASURES
+
+if TYPE_CHECKING:
+    from certconf.core import Smooth
+    from certconf.inputs.datasets import ImageSet
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,37 +30,30 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise InputError for arguments that no run can use."""
-    check_sampling_options(args)
-    if args.N < 2:
-        raise errors.InputError("--N must be 2 or above")
-    check_spec(CertificateSpec(MEASURES["pred_score"], args.N, args.alpha / 2, args.sigma, weights="equal"))
-
-
-def open_logs(run: Run) -> list[ResumableLog]:
-    """The one table of predictions."""
-    return [ResumableLog(run.args.outfile, run.settings(program="predict"), run.start(), COLUMNS, parse_predictions,
-                         overwrite=run.args.overwrite)]
-
-
-def predict_image(smooth: Smooth, images: ImageSet, index: int, args: argparse.Namespace) -> ImageResult:
+def predict_image(smooth: "Smooth", images: "ImageSet", index: int, config: PredictConfig) -> ImageResult:
     """The row of an image in the one table."""
     x, label = images.load(index)
     start = time.perf_counter()
-    found = smooth.predict(x, args.N0, args.N, args.alpha, args.batch, index=index, seed=args.seed)
+    found = smooth.predict(x, config.N0, config.N, config.alpha, config.batch, index=index, seed=config.seed)
     seconds = time.perf_counter() - start
     row = Row(index, label, found.prediction, seconds, found.lower, found.upper)
-    return ImageResult([(row.line(),)], args.N)
+    return ImageResult([(row.line(),)], config.N)
 
 
 def main() -> int:
     args = parse_arguments()
-    with Run(args, check_arguments, open_logs) as run:
-        smooth = Smooth(run.subject.network, run.subject.num_classes, args.sigma, device=str(run.device),
-                        precision=args.precision, compile=args.compile, noise=args.noise,
-                        round_images=args.round_images)
-        for index, result in run.map(lambda i: predict_image(smooth, run.subject.images, i, args)):
+    with Run() as run:
+        config = run.config = run.share(PredictConfig, **vars(args))
+        run.open(config.outfile, COLUMNS, parse_predictions, program="predict")
+        if run.complete():
+            return 0
+        subject = run.load()
+        run.begin()
+        from certconf.core import Smooth  # PyTorch, which `load` has loaded
+        smooth = Smooth(subject.network, subject.num_classes, config.sigma, device=str(run.device),
+                        precision=config.precision, compile=config.compile, noise=config.noise,
+                        round_images=config.round_images)
+        for index, result in run.map(lambda i: predict_image(smooth, subject.images, i, config)):
             run.write(index, result)
     return run.status
 

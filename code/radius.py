@@ -19,7 +19,7 @@ from certconf.formats.radii import COLUMNS, NAIVE, Row, parse_radii
 from certconf.formats.record import report_settled
 from certconf.formats.rows import round_down, shortest
 from certconf.formats.scores import SavedScores, read_scores
-from certconf.runner.checks import check_spec
+from certconf.runner.config import check_spec
 from certconf.runner.output import ResumableLog
 from certconf.runner.settings import settings_of, start_of_run
 from certconf.statistics.certificate import BOUNDS
@@ -60,7 +60,7 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
                                                 scores_sha256=saved.sha256, post_hoc=bound != own.bound)}
     outfile = args.outfile.replace(PLACE, shortest(score))
     saved.refuse_own_files(outfile)
-    log = ResumableLog(outfile, settings, start_of_run(args), COLUMNS, parse_radii, eta=spec.eta,
+    log = ResumableLog(outfile, settings, COLUMNS, parse_radii, eta=spec.eta,
                        overwrite=args.overwrite)
     total, lines = 0.0, []
     with closing(log):
@@ -70,7 +70,7 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
             row = Row.of(index, label, certificate, radius, time.perf_counter() - start)
             total += row.correct * row.radius
             lines.append((index, row.line()))
-        log.complete(lines, saved.non_finite)
+        log.complete(start_of_run(args), lines, saved.non_finite)
     return total / saved.images
 
 

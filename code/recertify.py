@@ -22,7 +22,7 @@ from functools import partial
 from certconf.errors import InputError, run
 from certconf.formats.log import Row, columns, parse_log
 from certconf.formats.scores import SavedScores, read_scores
-from certconf.runner.checks import check_spec
+from certconf.runner.config import check_spec
 from certconf.runner.output import ResumableLog
 from certconf.runner.settings import settings_of, start_of_run
 from certconf.statistics.bounds import SMALLEST_ALPHA, WEIGHTS
@@ -81,7 +81,7 @@ def main() -> None:
     if spec.settle is not None:
         settings["looks"] = describe_looks(spec)
     score_range = spec.measure.score_min, spec.measure.score_max
-    log = ResumableLog(args.outlog, settings, start_of_run(args), columns(spec.radii, args.range),
+    log = ResumableLog(args.outlog, settings, columns(spec.radii, args.range),
                        partial(parse_log, score_range=score_range), eta=spec.eta, overwrite=args.overwrite)
     with closing(log):
         lines, start = [], time.perf_counter()
@@ -91,7 +91,7 @@ def main() -> None:
             row = Row.of(index, label, certificate, time.perf_counter() - start, upper=args.range)
             lines.append((index, row.line()))
             start = time.perf_counter()
-        log.complete(lines, saved.non_finite)
+        log.complete(start_of_run(args), lines, saved.non_finite)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ from certconf.files import write_whole
 from certconf.formats.rows import join_fields
 from certconf.inputs import datasets
 from certconf.inputs.architectures import ARCHITECTURES, build_network, initialise, load_state, read_checkpoint
+from certconf.inputs.catalogue import DATASETS
 from certconf.runner.output import AppendFile
 from certconf.sampling.devices import choose_device, slow_choices
-from certconf.sampling.noise import TRAINING_EPOCHS, TRAINING_SEEDS, training_seed
+from certconf.sampling.streams import TRAINING_EPOCHS, TRAINING_SEEDS, training_seed
 
 LOG_HEADER = "epoch\ttime\tlr\ttrain loss\ttrain acc\ttestloss\ttest acc"
 MAY_DIFFER_ON_RESUME = ("outdir", "workers", "gpu", "device", "print_freq", "resume", "init", "drop_optimizer")
@@ -41,7 +42,7 @@ ADDED_SINCE = {"consistency": 0.0, "noise_draws": 2, "entropy": 0.5, "hold_out":
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=datasets.DATASETS)
+    parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("arch", choices=ARCHITECTURES)
     parser.add_argument("outdir", help="folder of the checkpoint and the log")
     parser.add_argument("--workers", type=int, default=4,

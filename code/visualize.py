@@ -18,7 +18,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from certconf.errors import InputError, run
 from certconf.files import refuse_existing, write_new
-from certconf.inputs.datasets import DATASETS, check_dataset_name, open_images
+from certconf.inputs.catalogue import DATASETS, check_dataset_name
+from certconf.inputs.datasets import open_images
 from certconf.report.figures import check_figure_path, new_figure, save_figure
 
 SCALE = {"cifar10": 8, "imagenet": 1}

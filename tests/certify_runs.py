@@ -107,7 +107,7 @@ def _child(args: tuple, errors: str, network, file_size: int | None) -> None:
 
 def start(*args, errors=os.devnull, network=None, file_size=None) -> multiprocessing.Process:
     """Run certify() in a process of its own; its stderr lies in the file `errors` once it has ended by itself."""
-    START.set_forkserver_preload(["certify"])
+    START.set_forkserver_preload(["certify", "certconf.core", "certconf.inputs.subject"])
     process = START.Process(target=_child, args=(args, str(errors), network, file_size))
     with patch.dict(os.environ, PYTHONPATH=str(CODE), OMP_NUM_THREADS="1"):
         process.start()

@@ -158,7 +158,7 @@ def try_log(folder, data: bytes) -> None:
 
 def open_output(path: str) -> None:
     """What certify.py does with a log and its record before it writes anything."""
-    ResumableLog(path, SETTINGS, {}, columns(RADII), parse_log).close()
+    ResumableLog(path, SETTINGS, columns(RADII), parse_log).close()
 
 
 def try_record(folder, data: bytes) -> None:

@@ -6,8 +6,9 @@ import os
 import pytest
 
 from certconf.errors import InputError, Stopped
+from certconf.formats.log import parse_log
 from certconf.runner import output
-from certconf.runner.output import AppendFile, ResumableLog
+from certconf.runner.output import AppendFile
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_folders_are_made(tmp_path):
 def test_a_refused_overwrite(tmp_path, monkeypatch):
     """Where another run takes the name just after the old log was set aside, that is said, not a second error."""
     (tmp_path / "log").write_text("old\n")
-    real = output.set_aside
+    real, log = output.set_aside, output.ResumableLog(str(tmp_path / "log"), {}, [], parse_log, overwrite=True)
 
     def set_aside(path):
         backup = real(path)
@@ -137,6 +138,6 @@ def test_a_refused_overwrite(tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(output, "set_aside", set_aside)
     with pytest.raises(InputError, match="another run"):
-        ResumableLog(str(tmp_path / "log"), {}, {}, [], lambda path, data: None, overwrite=True)
+        log.begin({})
     assert (tmp_path / "log").read_bytes() == b"another run's\n" and (tmp_path / "log.bak").read_text() == "old\n"
     taken[0].close()

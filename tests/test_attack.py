@@ -19,8 +19,9 @@ import draw_results
 from certconf.errors import InputError
 from certconf.formats.attacks import KINDS, columns, parse_attacks
 from certconf.pgd import Search, is_inside, pixels, project, to_grid
-from certconf.sampling.noise import ATTACK, ESTIMATION, SEARCH, SELECTION, make_noise, stream_seed
+from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import Sampler
+from certconf.sampling.streams import ATTACK, ESTIMATION, SEARCH, SELECTION, stream_seed
 from certconf.statistics.bounds import clopper_pearson_band
 from certconf.statistics.certificate import CertificateSpec
 from certconf.statistics.measures import MEASURES

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import socket
-from argparse import Namespace
 from fractions import Fraction
 
 import numpy as np
@@ -28,6 +27,7 @@ from PIL import Image
 from certconf.core import Smooth
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.datasets import open_images
+from certconf.runner.config import SamplingConfig
 from certconf.runner.run import Run
 from certconf.runner.worker import Worker
 
@@ -185,11 +185,10 @@ def test_device_of_a_rank(name, size, local_rank, available, gpus, expected, mon
 def test_the_run_s_gpu_is_the_current_one(device, current, tmp_path, monkeypatch):
     """CUDA graphs synchronise the current GPU, and would make a context on GPU 0."""
     chosen, device = [], torch.device(device)
-    monkeypatch.setattr("certconf.runner.run.choose_device", lambda name: device)
+    monkeypatch.setattr("certconf.sampling.devices.choose_device", lambda name: device)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
-    args = Namespace(device="auto", base_classifier=str(DEMO_CHECKPOINT), arch=None, dataset="cifar10", split="test",
-                     skip=20, max=1)
-    Run(args, None, None)._load()
+    Run(SamplingConfig(dataset="cifar10", base_classifier=str(DEMO_CHECKPOINT), sigma=0.25, outfile="", skip=20,
+                       max=1)).load()
     assert chosen == current
 
 

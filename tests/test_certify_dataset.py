@@ -15,18 +15,22 @@ from certconf.inputs.architectures import Normalize
 from certconf.inputs.datasets import image_set
 from certconf.inputs.subject import Subject, weights_sha256
 from certconf.inputs.user_code import call
-from certconf.sampling.noise import INDICES
-from certify import OPTIONS as TAKEN
-from certify import certify_dataset, make_parser
+from certconf.runner.certification import OPTIONS as TAKEN
+from certconf.runner.certification import certify_dataset
+from certconf.sampling.streams import INDICES
+from certify import make_parser
 
 SAMPLES = {"N0": 8, "N": 60}
 
 
 class Colours:
-    """Six images of two classes."""
+    """Images of two classes."""
+
+    def __init__(self, size=6):
+        self.size = size
 
     def __len__(self):
-        return 6
+        return self.size
 
     def __getitem__(self, index):
         pixels = torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
@@ -92,7 +96,7 @@ def test_resumes_and_refuses_another_network_other_images_or_options(tmp_path):
             (smooth(scale=21.0), Colours(), SAMPLES, "BASE_CLASSIFIER's weights"),
             (of(torch.nn.Tanh()), Colours(), SAMPLES, "BASE_CLASSIFIER's modules"),
             (of(Normalize((0.1,), (1.0,))), Colours(), SAMPLES, "BASE_CLASSIFIER's modules"),
-            (smooth(), [Colours()[index] for index in range(5)], SAMPLES, "DATASET's images"),
+            (smooth(), Colours(5), SAMPLES, "DATASET's images"),
             (smooth(noise="float"), Colours(), SAMPLES, "--noise"),
             (smooth(precision="bf16"), Colours(), SAMPLES, "--precision"),
             (smooth("margin"), Colours(), SAMPLES, "--confidence_measure"),

@@ -13,7 +13,8 @@ from PIL import Image
 from certconf.errors import InputError
 from certconf.inputs import datasets
 from certconf.inputs.architectures import load_checkpoint
-from certconf.inputs.datasets import augment_cifar10, cifar10_tensors, imagenet_folder, open_images, requested_indices
+from certconf.inputs.catalogue import requested_indices
+from certconf.inputs.datasets import augment_cifar10, cifar10_tensors, imagenet_folder, open_images
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from certconf.core import Smooth, order_statistics
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.datasets import open_images
 from certconf.sampling.devices import choose_device
-from certconf.sampling.noise import BLOCK, ESTIMATION, SELECTION, make_noise
+from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import Sampler, tf32
+from certconf.sampling.streams import BLOCK, ESTIMATION, SELECTION
 
 pytestmark = pytest.mark.gpu
 

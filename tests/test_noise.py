@@ -13,21 +13,17 @@ from torch import nn
 
 from certconf.core import Smooth
 from certconf.errors import InputError
-from certconf.sampling.noise import (
+from certconf.sampling.law import rounded_gaussian
+from certconf.sampling.noise import LOW_BITS, SPLIT, IntegerNoise, eight_bit, make_noise
+from certconf.sampling.streams import (
     ATTACK,
     ESTIMATION,
     INDICES,
-    LOW_BITS,
     SEARCH,
     SEEDS,
     SELECTION,
-    SPLIT,
     TRAINING_EPOCHS,
     TRAINING_SEEDS,
-    IntegerNoise,
-    eight_bit,
-    make_noise,
-    rounded_gaussian,
     stream_seed,
     training_seed,
 )

@@ -14,7 +14,8 @@ from certconf.core import Smooth
 from certconf.errors import InputError
 from certconf.inputs import user_code
 from certconf.inputs.architectures import Normalize, load_torchvision, load_user_network
-from certconf.inputs.datasets import INFO, open_images
+from certconf.inputs.catalogue import INFO
+from certconf.inputs.datasets import open_images
 from certconf.inputs.subject import weights_sha256
 from certconf.inputs.user_code import file_of, is_user_code
 

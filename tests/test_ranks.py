@@ -131,8 +131,8 @@ def test_a_restart(tmp_path):
 def test_compile_threads(given, local_size, expected, monkeypatch):
     """Ranks share the cores of a machine among their compilers, unless the user has chosen. No process is started."""
     monkeypatch.setattr("certconf.runner.worker.os.cpu_count", lambda: 64)
-    monkeypatch.setattr("certconf.runner.worker.distributed.rendezvous", lambda url: iter([(None, 0, 2)]))
-    monkeypatch.setattr("certconf.runner.worker.distributed.PrefixStore", lambda prefix, store: None)
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda url: iter([(None, 0, 2)]))
+    monkeypatch.setattr("torch.distributed.PrefixStore", lambda prefix, store: None)
     monkeypatch.setattr("certconf.runner.worker.Heartbeat", lambda *args: SimpleNamespace(start=lambda: None))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local_size)
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", given or "")

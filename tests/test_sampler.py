@@ -13,8 +13,9 @@ from certconf.errors import InputError
 from certconf.inputs.architectures import load_checkpoint
 from certconf.sampling import sampler
 from certconf.sampling.devices import choose_device
-from certconf.sampling.noise import BLOCK, ESTIMATION, SELECTION, make_noise, stream_seed
+from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import Sampler
+from certconf.sampling.streams import BLOCK, ESTIMATION, SELECTION, stream_seed
 
 CPU, SIGMA, KEY = torch.device("cpu"), 0.25, (7, 40, ESTIMATION)
 IMAGE = torch.randint(256, (3, 8, 8), generator=torch.Generator().manual_seed(3)) / 255

@@ -1,7 +1,6 @@
 """A log goes on with the settings of its record alone: each difference is named, and refused without a change."""
 import json
 import shutil
-import sys
 from unittest.mock import patch
 
 import pytest
@@ -11,8 +10,9 @@ from helpers import assert_refused
 import certify as program
 from certconf.errors import InputError
 from certconf.inputs import datasets
+from certconf.runner.config import CertifyConfig
 from certconf.runner.run import Run
-from certconf.runner.settings import check_same_settings
+from certconf.runner.settings import check_same_settings, settings_of
 
 OUT = "log"
 
@@ -36,18 +36,14 @@ def run(folder, *options, **changed):
 
 def settings(folder, *options, **changed):
     """The settings that such a run would record, of the program's own parser and loop, without its files."""
-    found = []
-
-    def open_logs(run):
-        found.append(run.settings(program="certify", confidence_measure=run.args.confidence_measure[0],
-                                  settle=None, looks=None))
-        return []
-
+    args = vars(program.make_parser().parse_args(list(map(str, command(folder, *options, **changed)))))
     with (patch("certconf.inputs.subject.load_checkpoint", lambda path, dataset: (tiny_network(), {"arch": "tiny"})),
-          patch("certconf.inputs.subject.open_images", any_images),
-          patch.object(sys, "argv", ["certify.py", *map(str, command(folder, *options, **changed))])):
-        with Run(program.parse_arguments(), program.make_specs, open_logs):
-            return found[0]
+          patch("certconf.inputs.subject.open_images", any_images)):
+        with Run(CertifyConfig(**args)) as run:
+            run.load()
+            known = {"program": "certify", "confidence_measure": args["confidence_measure"][0], "settle": None,
+                     "looks": None}
+            return json.loads(json.dumps(settings_of(run.config, **run.settings, **known)))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from scipy.stats import beta, binomtest
 
 from certconf.core import Smooth
 from certconf.inputs.datasets import open_images
-from certconf.sampling.noise import ESTIMATION, SELECTION
+from certconf.sampling.streams import ESTIMATION, SELECTION
 from certconf.statistics.bounds import clopper_pearson_ranks, two_valued_band
 from certconf.statistics.certificate import ABSTAIN, RADII, CertificateSpec
 from certconf.statistics.measures import MEASURES

@@ -1,6 +1,6 @@
 """Certified confidence by randomized smoothing: how confident does a classifier provably stay under perturbation?
 
-    from certconf import Smooth, load_checkpoint, open_images
+    from certconf import Smooth, certify_dataset, load_checkpoint, open_images
 
 statistics/  bands and bounds from scores; no PyTorch, no files      inputs/   networks and images
 sampling/    noise and noisy forward passes                          formats/  logs, records, saved scores
@@ -11,6 +11,7 @@ Nothing is loaded until it is used: the statistics alone (certconf.statistics.bo
 from importlib import import_module
 
 HOMES = {"Smooth": "certconf.core", "Certificate": "certconf.statistics.certificate",
+         "certify_dataset": "certconf.runner.certification",
          "load_checkpoint": "certconf.inputs.architectures", "open_images": "certconf.inputs.datasets"}
 __all__ = list(HOMES)
 

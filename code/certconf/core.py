@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from certconf.errors import BadNetwork, NonFiniteScores
 from certconf.sampling.devices import choose_device
-from certconf.sampling.noise import ESTIMATION, SELECTION, make_noise
-from certconf.sampling.sampler import BadNetwork, Sampler
+from certconf.sampling.noise import make_noise
+from certconf.sampling.sampler import Sampler
+from certconf.sampling.streams import ESTIMATION, SELECTION
 from certconf.statistics.bounds import empirical_bernstein_lower
 from certconf.statistics.certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from certconf.statistics.measures import MEASURES, Measure
@@ -25,10 +27,6 @@ from certconf.statistics.sequential import Look, plan_looks
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
-
-
-class NonFiniteScores(ArithmeticError):
-    """The base classifier gave a NaN or infinite score: nothing can be certified."""
 
 
 @dataclass(frozen=True)

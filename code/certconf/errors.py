@@ -13,6 +13,14 @@ class InputError(Exception):
     """Something the user gave (an option, a file, a folder) cannot be used; the message is one line that says why."""
 
 
+class BadNetwork(ValueError):
+    """The base classifier is none that can be certified; the message is one line that says why."""
+
+
+class NonFiniteScores(ArithmeticError):
+    """The base classifier gave a NaN or infinite score: nothing can be certified."""
+
+
 class RankFailed(BaseException):
     """Another process of the run failed or is lost; the message is one line. No Exception: a signal may raise it."""
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from certconf.sampling.noise import BLOCK, SEARCH, FloatNoise, IntegerNoise, stream_seed
+from certconf.sampling.noise import FloatNoise, IntegerNoise
+from certconf.sampling.streams import BLOCK, SEARCH, stream_seed
 from certconf.statistics.measures import Measure
 
 HALVINGS = 40  # of the interval in which the shrinking factor lies

@@ -15,8 +15,8 @@ from torchvision.models import resnet50
 
 from certconf.errors import InputError
 from certconf.files import file_sha256
+from certconf.inputs.catalogue import DATASET_OF, INFO
 from certconf.inputs.cifar_resnet import CifarResNet
-from certconf.inputs.datasets import INFO
 from certconf.inputs.user_code import call, is_user_code, reported
 
 ARCHITECTURES = {
@@ -26,7 +26,6 @@ ARCHITECTURES = {
 }
 RESIDUAL_BLOCK = re.compile(r"1\.layer\d\.\d+\.")  # how the keys of one begin
 TORCHVISION = "torchvision:"  # how --arch names a classifier of torchvision
-DATASET_OF = {"resnet50": "imagenet", "cifar_resnet20": "cifar10", "cifar_resnet110": "cifar10"}
 
 
 class Normalize(nn.Module):

@@ -19,30 +19,12 @@ from torchvision import datasets, transforms
 from torchvision.transforms.functional import to_tensor
 
 from certconf.errors import InputError
+from certconf.inputs.catalogue import INFO, requested_indices
 from certconf.inputs.user_code import call, is_user_code, reported
 
 CACHE = "./dataset_cache"
 BUNDLED = Path(__file__).parent / "data" / "cifar10_test_every_20th.npz"
-SPLITS = ("train", "test")
 FINGERPRINTED = 32  # images that the fingerprint of a data set covers if its labels are known without loading all
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What is fixed about a data set; mean and std per channel, of pixels in [0, 1]."""
-
-    num_classes: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    train_size: int | None  # images in the split, or None if the files decide
-    test_size: int | None
-
-
-INFO = {
-    "cifar10": DatasetInfo(10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 50000, 10000),
-    "imagenet": DatasetInfo(1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None, None),
-}
-DATASETS = tuple(INFO)
 
 
 @dataclass(frozen=True)
@@ -58,17 +40,6 @@ class ImageSet:
     fingerprint: Callable[[], str] | None = None
 
 
-def check_dataset_name(name: str) -> None:
-    """Raise InputError for a name that no data set has."""
-    if name not in DATASETS and not is_user_code(name):
-        raise InputError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}, FILE.py:NAME")
-
-
-def requested_indices(size: int, skip: int, stop: int) -> range:
-    """The indices 0, skip, 2 skip, ... below `stop` (-1: no limit) and below `size`."""
-    return range(0, size if stop < 0 else min(stop, size), skip)
-
-
 def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[ImageSet, range]:
     """The images of a split under the test transform, and the indices that --skip and --max request of it.
 
@@ -78,7 +49,7 @@ def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[I
         images = image_set(call(name, split), name)
         return images, requested_indices(images.size, skip, stop)
     if name == "cifar10":
-        size = INFO[name].train_size if split == "train" else INFO[name].test_size
+        size = INFO[name].size(split)
         indices = requested_indices(size, skip, stop)
         bundled = _bundled_images()
         if split == "test" and all(i in bundled for i in indices):

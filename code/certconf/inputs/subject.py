@@ -1,5 +1,4 @@
 """What a run is about: a network and the images it is run on, named on a command line or given as Python objects."""
-import argparse
 import hashlib
 import re
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from torch import nn
 from certconf.errors import InputError
 from certconf.files import file_sha256
 from certconf.inputs.architectures import count_classes, load_checkpoint, load_torchvision, load_user_network
-from certconf.inputs.datasets import ImageSet, check_dataset_name, open_images
+from certconf.inputs.datasets import ImageSet, open_images
 from certconf.inputs.user_code import file_of, is_user_code
-from certconf.sampling.noise import INDICES
+from certconf.sampling.streams import INDICES
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,11 @@ class Subject:
             raise InputError(f"--max: images {INDICES} and above have no random numbers of their own")
 
 
-def load_subject(args: argparse.Namespace) -> Subject:
+def load_subject(args) -> Subject:
     """What dataset, split, skip and max, and base_classifier and arch name. Raises InputError.
 
     Every process computes the hashes, so that they can be compared.
     """
-    check_dataset_name(args.dataset)
     network, checkpoint = _load_network(args)
     images, indices = open_images(args.dataset, args.split, args.skip, args.max)
     settings = {"arch": checkpoint["arch"], "checkpoint_sha256": file_sha256(file_of(args.base_classifier)),
@@ -54,7 +52,7 @@ def load_subject(args: argparse.Namespace) -> Subject:
                    trained if isinstance(trained, float) else None)
 
 
-def _load_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
+def _load_network(args) -> tuple[nn.Module, dict]:
     """The network, and what is known of it: `arch`, and all else that its checkpoint holds. Raises InputError."""
     name = args.base_classifier
     if is_user_code(name):

@@ -3,8 +3,10 @@ import os
 import signal
 import threading
 import time
+from typing import TYPE_CHECKING
 
-from torch import distributed
+if TYPE_CHECKING:
+    from torch import distributed
 
 BEAT = 5.0  # seconds between two signs of life
 PATIENCE = 60.0  # seconds without one, on the watcher's own clock, after which a process counts as lost
@@ -18,7 +20,7 @@ class Heartbeat(threading.Thread):
     is True once rank 0 has left. After either, SIGTERM ends the main thread's work (see errors.run).
     """
 
-    def __init__(self, store: distributed.Store, rank: int, size: int):
+    def __init__(self, store: "distributed.Store", rank: int, size: int):
         super().__init__(daemon=True)
         self.failure: str | None = None
         self.lost: int | None = None

@@ -1,11 +1,10 @@
-"""The arguments that the sampling programs (certify.py, predict.py, attack.py) share, and their checks."""
+"""The arguments that the sampling programs (certify.py, predict.py, attack.py) share."""
 import argparse
-import math
 
-from certconf.errors import InputError
-from certconf.inputs import datasets
-from certconf.sampling.noise import LARGEST_INTEGER_SIGMA, NOISES, SEEDS, SMALLEST_SIGMA
-from certconf.sampling.sampler import PRECISIONS
+from certconf.inputs.catalogue import DATASETS, SPLITS
+from certconf.sampling import PRECISIONS
+from certconf.sampling.law import LARGEST_INTEGER_SIGMA, NOISES, SMALLEST_SIGMA
+from certconf.sampling.streams import SEEDS
 from certconf.statistics.bounds import LARGEST_N, SMALLEST_ALPHA, WEIGHTS
 from certconf.statistics.certificate import BOUNDS, RADII
 from certconf.statistics.measures import MEASURES
@@ -17,7 +16,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
 
     attacks: the program reads a LOG, whose classes are chosen already.
     """
-    parser.add_argument("dataset", help=f"{', '.join(datasets.DATASETS)}, or FILE.py:NAME, a function in your own file "
+    parser.add_argument("dataset", help=f"{', '.join(DATASETS)}, or FILE.py:NAME, a function in your own file "
                                         "that returns the data set of a split (see docs/own_network.md)")
     parser.add_argument("base_classifier", help="checkpoint of a network (see train.py), or FILE.py:NAME, a function "
                                                 "that returns a torch module from pixels in [0, 1] to logits")
@@ -35,7 +34,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
                         help="use the images with indices 0, SKIP, 2 SKIP, ...; 1 or more (default: %(default)s)")
     parser.add_argument("--max", type=int, default=-1,
                         help="stop before this index, 1 or more (default: %(default)s, no limit)")
-    parser.add_argument("--split", choices=datasets.SPLITS, default="test", help="images to use (default: %(default)s)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="images to use (default: %(default)s)")
     if not attacks:
         parser.add_argument("--N0", type=int, default=100,
                             help="samples that choose the class, 1 or more (default: %(default)s)")
@@ -73,28 +72,3 @@ def add_certificate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R",
                         help="increasing multiples of 0.01, 0 or above, L2 distance of pixels in [0, 1] "
                              f"(default: {' '.join(f'{radius:g}' for radius in RADII)})")
-
-
-def check_noise_options(args: argparse.Namespace) -> None:
-    """Raise InputError for a standard deviation or a seed that no noise can have."""
-    if not SMALLEST_SIGMA <= args.sigma < math.inf:
-        raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {args.sigma}")
-    if args.noise == "integer" and args.sigma > LARGEST_INTEGER_SIGMA:
-        raise InputError(f"SIGMA must be at most {LARGEST_INTEGER_SIGMA:g} with integer noise, not {args.sigma}: "
-                         "--noise float has no such limit")
-    if args.noise == "float" and args.round_images:
-        raise InputError("--round_images belongs to integer noise, not to --noise float")
-    if not 0 <= args.seed < SEEDS:
-        raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {args.seed}")
-
-
-def check_sampling_options(args: argparse.Namespace) -> None:
-    """Raise InputError for a value that no run can use."""
-    check_noise_options(args)
-    for name in ("batch", "skip", "N0", "N"):
-        if getattr(args, name, 1) < 1:  # attack.py has no --N0
-            raise InputError(f"--{name} must be 1 or above, not {getattr(args, name)}")
-    if args.max < 1 and args.max != -1:
-        raise InputError(f"--max must be 1 or above (or -1: no limit), not {args.max}")
-    if not 0 < args.alpha < 1:
-        raise InputError(f"--alpha must lie strictly between 0 and 1, not {args.alpha}")

@@ -5,6 +5,8 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from certconf.errors import InputError
 from certconf.formats.record import NON_FINITE, read_record, record_path, without_row, write_record
@@ -21,7 +23,9 @@ class AppendFile:
     def __init__(self, path: str):
         """Open or create `path` and lock it. Raises InputError if another run holds it or it cannot be written."""
         try:
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            folder = Path(path).absolute().parent
+            self.new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
             self.created = not os.path.exists(path)
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
@@ -75,50 +79,60 @@ class AppendFile:
         self.size = size
 
     def close(self) -> None:
-        """Close the file, and remove it if it was made here and stayed empty."""
+        """Close the file, and remove it, and its folders, if they were made here and stayed empty."""
         if self.created and not self.size:
             os.unlink(self.path)
+            with suppress(OSError):  # another run writes there
+                for folder in self.new_folders:
+                    folder.rmdir()
         os.close(self.fd)
 
 
 class ResumableLog:
     """A log with its record, and its saved scores if the run keeps them: locked, compared with the run, and resumed.
 
-    settings, start     what its record holds of this run and of this start (see job.settings)
+    settings            what its record holds of this run (see settings.py), as far as it is known
     parse(path, data)   returns the RowFile of a log's content; parse_scores(path, data) the array of its saved scores
     eta                 the level of its certificates' band, None if the band has none
     done                the indices of the images that have a row
     """
 
-    def __init__(self, path: str, settings: dict, start: dict, header: Sequence[str],
+    def __init__(self, path: str, settings: dict, header: Sequence[str],
                  parse: Callable[[str, bytes], RowFile], parse_scores: Callable | None = None, *,
                  eta: float | None = None, overwrite: bool = False):
-        self.path, self.settings, self.start, self.header, self.eta = path, settings, start, header, eta
-        self.scores = None
+        self.path, self.settings, self.header, self.eta, self.overwrite = path, settings, header, eta, overwrite
+        self.parse, self.parse_scores, self.scores = parse, parse_scores, None
         self.file = AppendFile(path)
         try:
-            if overwrite and (self.file.size or any(os.path.exists(part(path)) for part in (record_path, scores_path))):
-                print(f"{path}: kept as {set_aside(path)}", file=sys.stderr)
-                old, self.file = self.file, None
-                os.close(old.fd)
-                self.file = AppendFile(path)
-            self.old = read_record(path)
-            if self.old is None and self.file.size:
-                raise InputError(f"{path} has no record ({record_path(path)}), so nothing is added to it; "
-                                 "--overwrite starts over and keeps it as .bak")
-            if self.old is not None:
-                check_same_settings(path, self.old["settings"], settings)
-            table = parse(path, self.file.read())
-            if table.header and list(table.header) != list(header):
-                raise InputError(f"{path}: its columns are not those of its record; --overwrite starts over")
-            complete = self._open_scores(table, parse_scores) if parse_scores else len(table.rows)
-            self.done = set(table.indices[:complete])
-            self._size = table.ends[complete] if table.rows else table.ends[-1]
+            self._read(fresh=overwrite)
         except BaseException:
             self.close()
             raise
 
-    def _open_scores(self, table: RowFile, parse_scores: Callable) -> int:
+    def _read(self, fresh: bool) -> None:
+        """Read record, rows and scores, and compare their settings; fresh: as if there were none. Raises InputError."""
+        path, content = self.path, b"" if fresh else self.file.read()
+        self.old = None if fresh else read_record(path)
+        if self.old is None and content:
+            raise InputError(f"{path} has no record ({record_path(path)}), so nothing is added to it; "
+                             "--overwrite starts over and keeps it as .bak")
+        if self.old is not None:
+            check_same_settings(path, self.old["settings"], self.settings, self.settings)
+        table = self.parse(path, content)
+        if table.header and list(table.header) != list(self.header):
+            raise InputError(f"{path}: its columns are not those of its record; --overwrite starts over")
+        scored = self.parse_scores and not fresh
+        complete = self._open_scores(table) if scored else len(table.rows)
+        self.done = set(table.indices[:complete])
+        self._size = table.ends[complete] if table.rows else table.ends[-1]
+
+    def check_settings(self, settings: dict) -> None:
+        """Take the settings of the whole run. Raises InputError if the record has others."""
+        if self.old is not None:
+            check_same_settings(self.path, self.old["settings"], settings)
+        self.settings = settings
+
+    def _open_scores(self, table: RowFile) -> int:
         """Open the scores and return how many images are complete in both files; the others are recomputed."""
         path = scores_path(self.path)
         if table.rows and not os.path.exists(path):
@@ -127,7 +141,7 @@ class ResumableLog:
         if self.scores.size and not table.header:
             raise InputError(f"{path}: has scores, though {self.path} is missing or empty; --overwrite starts over "
                              "and keeps them as .bak")
-        records = parse_scores(path, self.scores.read())
+        records = self.parse_scores(path, self.scores.read())
         complete = min(len(records), len(table.rows))
         if records["idx"][:complete].tolist() != table.indices[:complete]:
             raise InputError(f"{path}: its images are not those of {self.path}; --overwrite starts over")
@@ -135,15 +149,18 @@ class ResumableLog:
         self._scores_dtype = describe_dtype(records.dtype)
         return complete
 
-    def begin(self, non_finite: Iterable[int] = ()) -> None:
+    def begin(self, start: dict, non_finite: Iterable[int] = ()) -> None:
         """Cut off what is torn, write the record of this start, and the header of a new log.
 
-        non_finite: images known to have no row, since their scores are not finite.
+        start: what is recorded of it (see settings.py); non_finite: images known to have no row, since their scores are
+        not finite.
         """
+        if self.overwrite:
+            self._start_over()
         old = self.old or {"settings": self.settings, "starts": []}
-        if old["starts"] and (names := changed_circumstances(old["starts"][-1], self.start)):
+        if old["starts"] and (names := changed_circumstances(old["starts"][-1], start)):
             print(f"{self.path}: resumes with another {', '.join(names)} than before", file=sys.stderr)
-        self.record = {**old, "eta": self.eta, "starts": old["starts"] + [self.start]}
+        self.record = {**old, "eta": self.eta, "starts": old["starts"] + [start]}
         if self.scores:
             self.record["scores_dtype"] = self._scores_dtype
         self.record_without_row(*non_finite)
@@ -152,6 +169,15 @@ class ResumableLog:
             self.scores.cut(self._scores_size)
         if not self.file.size:
             self.file.append(join_fields(*self.header).encode())
+
+    def _start_over(self) -> None:
+        """Set the old files aside and open new ones, which another run may have taken meanwhile: InputError then."""
+        if self.file.size or any(os.path.exists(part(self.path)) for part in (record_path, scores_path)):
+            print(f"{self.path}: kept as {set_aside(self.path)}", file=sys.stderr)
+            old, self.file = self.file, None
+            os.close(old.fd)
+            self.file = AppendFile(self.path)
+        self._read(fresh=False)
 
     def record_without_row(self, *indices: int) -> None:
         """Write the record, which lists images with non-finite scores, so that they stay in every denominator."""
@@ -168,13 +194,14 @@ class ResumableLog:
         self.file.append(line.encode())
         self.done.add(index)
 
-    def complete(self, lines: list[tuple[int, str]], non_finite: Iterable[int]) -> None:
+    def complete(self, start: dict, lines: list[tuple[int, str]], non_finite: Iterable[int]) -> None:
         """Begin, and add all rows (index, line) that are missing in one write: for rows that cost no sampling."""
+        self.check_settings(self.settings)
         lines = [(index, line) for index, line in lines if index not in self.done]
         if not lines and set(non_finite) <= set(without_row(self.old, self.done)):
             print(f"{self.path}: complete; nothing to do", file=sys.stderr)
             return
-        self.begin(non_finite)
+        self.begin(start, non_finite)
         self.file.append("".join(line for _, line in lines).encode())
 
     def close(self) -> None:

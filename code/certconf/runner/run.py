@@ -1,23 +1,27 @@
-"""A run of a sampling program: its images and network, its logs on rank 0, and the loop over its images."""
-import argparse
+"""A run of a sampling program: it opens its logs, loads network and images, and loops over the images that lack a row.
+
+PyTorch is loaded with the network: a run that is refused or complete before that answers at once.
+"""
+import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, closing
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from tqdm import tqdm
 
-from certconf.core import NonFiniteScores
-from certconf.errors import InputError
-from certconf.inputs.subject import Subject, load_subject
+from certconf.errors import BadNetwork, InputError, NonFiniteScores
+from certconf.files import file_sha256
+from certconf.inputs.catalogue import INFO, requested_indices
+from certconf.inputs.user_code import file_of, is_user_code
+from certconf.runner.config import SamplingConfig
 from certconf.runner.output import ResumableLog
 from certconf.runner.settings import SETTINGS, settings_of, start_of_run
 from certconf.runner.worker import Worker
-from certconf.sampling.devices import choose_device, slow_choices
-from certconf.sampling.noise import make_noise
-from certconf.sampling.sampler import BadNetwork
+
+if TYPE_CHECKING:
+    from certconf.inputs.subject import Subject
 
 STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
 
@@ -30,72 +34,112 @@ class ImageResult(NamedTuple):
 
 
 class Run:
-    """A context in which a program maps a function over the images that its logs lack, and writes the results.
+    """A context that holds a run's processes and, on rank 0, its logs. A program calls, in this order:
 
-    check(args) raises InputError for bad arguments, and returns what every rank needs of them, `prepared`;
-    open_logs(run) gives the ResumableLogs. Rank 0 alone calls both and holds the files; `worker` is this process.
+    share     what rank 0 reads and checks, for every rank
+    open      each log: refused if it has other settings
+    complete  whether nothing is left to do, as far as that is known without the network
+    load      the network and the images; `settings` are then those of the whole run
+    begin     compares the logs with these, and writes their records
+    map       yields the result of each image without a row, on rank 0 alone, which gives it to write
 
-    subject, device   what the arguments name (or the subject that is given)
-    todo              the indices of the images that some log lacks
-    without_row       the indices of the images that got no row, since a score was not finite
-    status            the exit status: 1 if there are such images
+    without_row: the indices of the images that got no row, since a score was not finite.
     """
 
-    def __init__(self, args: argparse.Namespace, check: Callable, open_logs: Callable[["Run"], Iterable[ResumableLog]],
-                 subject: Subject | None = None):
-        self.args, self._check, self._open_logs, self.subject = args, check, open_logs, subject
-        self.worker, self.logs, self.todo, self.prepared = Worker.from_environment(), [], [], None
-        self.without_row, self._samples = [], []
+    def __init__(self, config: SamplingConfig | None = None):
+        self.config, self.worker = config, Worker.from_environment()
+        self.logs: list[ResumableLog] = []
+        self.without_row: list[int] = []
+        self._samples: list[int] = []
 
     def __enter__(self) -> "Run":
-        with ExitStack() as stack:
-            stack.enter_context(self.worker)
-            if self.worker.first:
-                self.prepared = self._check(self.args)
-                self._load()
-                for log in self._open_logs(self):
-                    self.logs.append(stack.enter_context(closing(log)))
-                self.todo = [i for i in self.subject.indices if any(i not in log.done for log in self.logs)]
-                self._begin_logs()
-            self.todo, self.prepared, known = self.worker.share(
-                (self.todo, self.prepared, self.subject and self.subject.settings))
-            if not self.worker.first:
-                self._load()
-            if names := [name for name in known or {} if self.subject.settings[name] != known[name]]:
-                raise InputError(f"{', '.join(SETTINGS[name] for name in names)}: not the same in every process")
-            self._context = stack.pop_all()
+        self._stack = ExitStack()
+        self._stack.enter_context(self.worker)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self._context.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, error, trace)
         if isinstance(error, BadNetwork):
-            raise InputError(f"{self.args.base_classifier}: {error}") from None
+            raise InputError(f"{self.config.base_classifier}: {error}") from None
 
     @property
     def status(self) -> int:
         """The exit status of the program: 1 if an image got no row."""
         return 1 if self.without_row else 0
 
-    def settings(self, **known) -> dict:
-        """What a row of this run depends on."""
-        return settings_of(self.args, device_type=self.device.type, delta=self._delta(), **self.subject.settings,
-                           **known)
+    def share(self, make: Callable, *args, **options):
+        """What make(*args, **options) returns on rank 0, on every rank: one process says why it refuses."""
+        return self.worker.share(make(*args, **options) if self.worker.first else None)
 
-    def _delta(self) -> float:
-        """CertificateSpec.delta for the images of this run: programs that read its log see no image."""
-        noise = make_noise(self.args.noise, self.args.sigma, torch.device("cpu"), self.args.round_images)
+    def open(self, path: str, header: Sequence[str], parse: Callable, parse_scores: Callable | None = None,
+             eta=None, **known) -> None:
+        """Open a log (see ResumableLog) on rank 0. known: settings that are not of the configuration."""
+        if self.worker.first:
+            settings = settings_of(self.config, **self._checkpoint(), **known)
+            self.logs.append(self._stack.enter_context(closing(ResumableLog(
+                path, settings, header, parse, parse_scores, eta=eta, overwrite=self.config.overwrite))))
+
+    def _checkpoint(self) -> dict:
+        """What is recorded of the network's file. Raises InputError if there is none."""
+        name = self.config.base_classifier
+        if self.config.split is None:  # objects of a Python program
+            return {}
+        if not os.path.isfile(file_of(name)):
+            raise InputError(f"{file_of(name)}: no such {'file' if is_user_code(name) else 'checkpoint'}")
+        return {"checkpoint_sha256": file_sha256(file_of(name))}
+
+    def complete(self, only: Set[int] | None = None) -> bool:
+        """Whether every log has all rows that are asked for; False if only the loaded images can tell.
+
+        only: indices to run (default: all).
+        """
+        done, config = False, self.config
+        if self.worker.first and config.dataset in INFO and (size := INFO[config.dataset].size(config.split)):
+            asked = requested_indices(size, config.skip, config.max)
+            done = not self._missing(asked, only) and (only is None or not only.isdisjoint(asked))
+            if done:
+                self._say_complete()
+        return self.worker.share(done)
+
+    def load(self, subject: "Subject | None" = None) -> "Subject":
+        """Load what the configuration names (unless `subject` is given), on every rank. Raises InputError."""
+        # only here, since PyTorch takes seconds
+        import torch
+
+        from certconf.inputs.subject import load_subject
+        from certconf.sampling.devices import choose_device
+        from certconf.sampling.noise import make_noise
+
+        config = self.config
+        self.device = choose_device(self.worker.device_name(config.device))
+        if self.device.index is not None:  # or CUDA graphs would take memory on GPU 0 as well
+            torch.cuda.set_device(self.device)
+        self.subject = subject or load_subject(config)
         x, _ = self.subject.images.load(0)
+        noise = make_noise(config.noise, config.sigma, torch.device("cpu"), config.round_images)
         noise.start(x)  # refuses an image that it cannot be added to, before a log is made
-        return noise.delta(x.numel())
+        self.settings = {"device_type": self.device.type, "delta": noise.delta(x.numel()), **self.subject.settings}
+        return self.subject
 
-    def start(self) -> dict:
-        """What is recorded of this start."""
-        cuda = self.device.type == "cuda"
-        name = torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine()
-        return start_of_run(self.args, processes=self.worker.size, device_name=name)
+    def begin(self, only: Set[int] | None = None) -> None:
+        """Compare logs and ranks with what was loaded, and write the logs' records; only: indices to run, or all."""
+        if self.worker.first:
+            for log in self.logs:
+                log.check_settings({name: value for name, value in {**log.settings, **self.settings}.items()
+                                    if name in SETTINGS})
+            self.pending = self._missing(self.subject.indices, only)
+            if self.pending:
+                self._warn()
+                for log in self.logs:
+                    log.begin(self._start())
+            else:
+                self._say_complete()
+        self.pending, known = self.worker.share((getattr(self, "pending", None), self.subject.settings))
+        if names := [name for name in known if self.subject.settings.get(name) != known[name]]:
+            raise InputError(f"{', '.join(SETTINGS[name] for name in names)}: not the same in every process")
 
-    def map(self, work: Callable[[int], object]) -> Iterator[tuple[int, object]]:
-        """Call work(index) for each image of `todo`, on all ranks, and yield (index, result) in order, on rank 0 alone.
+    def map(self, work: Callable[[int], ImageResult]) -> Iterator[tuple[int, ImageResult | None]]:
+        """Call work(index) for each pending image, on all ranks, and yield (index, result) in order, on rank 0 alone.
 
         The result is None for an image with a non-finite score.
         """
@@ -105,11 +149,11 @@ class Run:
             except NonFiniteScores:
                 return None
 
-        self._bar = tqdm(self.worker.map(attempt, self.todo), total=len(self.todo), unit="image",
-                         disable=not (self.worker.first and self.todo))
+        self._bar = tqdm(self.worker.map(attempt, self.pending), total=len(self.pending), unit="image",
+                         disable=not (self.worker.first and self.pending))
         yield from self._bar
-        if getattr(self.args, "settle", None) and self._samples:
-            print(f"drew {sum(self._samples) / len(self._samples) / self.args.N:.3f} of the N samples per image, on "
+        if getattr(self.config, "settle", None) and self._samples:
+            print(f"drew {sum(self._samples) / len(self._samples) / self.config.N:.3f} of the N samples per image, on "
                   f"average over {len(self._samples)} images", file=sys.stderr)
         if self.without_row:
             print(f"no row for {len(self.without_row)} images with non-finite scores: "
@@ -128,32 +172,32 @@ class Run:
         for log, parts in zip(self.logs, result.rows, strict=True):
             log.write(index, *parts)
 
-    def _load(self) -> None:
-        """Load what the arguments name. Raises InputError."""
-        self.device = choose_device(self.worker.device_name(self.args.device))
-        if self.device.index is not None:  # or CUDA graphs would take memory on GPU 0 as well
-            torch.cuda.set_device(self.device)
-        self.subject = self.subject or load_subject(self.args)
+    def _missing(self, indices: Sequence[int], only: Set[int] | None) -> list[int]:
+        """Those of the indices (and of `only`) that some log has no row of."""
+        return [i for i in indices if (only is None or i in only) and any(i not in log.done for log in self.logs)]
 
-    def _begin_logs(self) -> None:
-        if not self.todo:
-            print(f"{self.args.outfile}: complete; nothing to do", file=sys.stderr)
-            return
-        self._warn()
-        for log in self.logs:
-            log.begin()
+    def _say_complete(self) -> None:
+        print(f"{self.config.outfile}: complete; nothing to do", file=sys.stderr)
+
+    def _start(self) -> dict:
+        """What is recorded of this start."""
+        import torch
+        cuda = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine()
+        return start_of_run(self.config, processes=self.worker.size, device_name=name)
 
     def _warn(self) -> None:
         """Report on stderr what the user may not expect of this run."""
-        for line in slow_choices(self.args.device, self.device, self.args.precision):
+        from certconf.sampling.devices import slow_choices
+        config, trained = self.config, self.subject.trained_noise
+        for line in slow_choices(config.device, self.device, config.precision):
             print(line, file=sys.stderr)
-        trained = self.subject.trained_noise
-        if trained is not None and trained != self.args.sigma:
-            print(f"warning: this network was trained with noise {trained:g}, and is smoothed with {self.args.sigma:g}",
+        if trained is not None and trained != config.sigma:
+            print(f"warning: this network was trained with noise {trained:g}, and is smoothed with {config.sigma:g}",
                   file=sys.stderr)
-        if self.args.noise == "float":
+        if config.noise == "float":
             print("float noise is taken for exact Gaussian noise, which no float is; --noise integer makes no such "
                   "assumption", file=sys.stderr)
-        if self.args.precision != "fp32":
-            print(f"the network runs in {self.args.precision}: the log is about the network at this precision",
+        if config.precision != "fp32":
+            print(f"the network runs in {config.precision}: the log is about the network at this precision",
                   file=sys.stderr)

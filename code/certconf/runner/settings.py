@@ -2,10 +2,10 @@
 
 A new setting of a sampling program is one line in SETTINGS and one add_argument of the same name.
 """
-import argparse
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,17 +34,21 @@ SETTINGS = {
 CIRCUMSTANCES = ("batch", "compile", "early_abstain", "processes", "device_name", "version", "libraries")
 
 
-def settings_of(args: argparse.Namespace, **known) -> dict:
-    """The settings of a run: each that is in `known`, or else has an argument of its name."""
-    values = {**vars(args), **known}
-    return {name: values[name] for name in SETTINGS if name in values}
+def settings_of(config, **known) -> dict:
+    """The settings of a run: each that is in `known`, or else has an attribute of its name in `config`.
+
+    Not arch and split if they are None: the network's file says the first, and objects of Python have no second.
+    """
+    values = {**vars(config), **known}
+    return {name: values[name] for name in SETTINGS
+            if name in values and not (name in ("arch", "split") and values[name] is None)}
 
 
-def start_of_run(args: argparse.Namespace, **known) -> dict:
+def start_of_run(config, **known) -> dict:
     """What to record of one start: the arguments as typed, the circumstances, versions and time."""
-    values = {**vars(args), **known, "version": program_version(),
+    values = {**vars(config), **known, "version": program_version(),
               "libraries": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}}
-    return {"arguments": vars(args), **{name: values[name] for name in CIRCUMSTANCES if name in values},
+    return {"arguments": vars(config), **{name: values[name] for name in CIRCUMSTANCES if name in values},
             "time": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
@@ -60,10 +64,13 @@ def program_version() -> str:
         return "unknown"
 
 
-def check_same_settings(outfile: str, old: dict, new: dict) -> None:
-    """Raise InputError that names each setting, by its option, in which a log differs from the run at hand."""
+def check_same_settings(outfile: str, old: dict, new: dict, names: Iterable[str] | None = None) -> None:
+    """Raise InputError that names each setting, by its option, in which a log differs from the run at hand.
+
+    names: those that are compared (default: all).
+    """
     new = json.loads(json.dumps(new))
-    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    names = [name for name in names or {**new, **old} if old.get(name) != new.get(name)]
     if names:
         differences = ", ".join(f"{SETTINGS.get(name, name)} ({_short(old.get(name))}, now {_short(new.get(name))})"
                                 for name in names)

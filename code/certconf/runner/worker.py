@@ -11,12 +11,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-
-import torch
-from torch import distributed
+from typing import TYPE_CHECKING
 
 from certconf.errors import InputError, RankFailed
 from certconf.runner.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from torch import distributed
 
 POLL = 0.02  # seconds between two looks into the store: a blocking wait would not let signals through
 LEAVING = 15.0  # seconds that rank 0 waits at the end for the others: it may hold the store
@@ -44,8 +45,9 @@ class Worker:
     rank: int
     size: int
     local_rank: int
-    store: distributed.Store | None = None
+    store: "distributed.Store | None" = None
     heartbeat: Heartbeat | None = None
+    _shared: int = 0  # values so far
 
     @classmethod
     def from_environment(cls) -> "Worker":
@@ -60,13 +62,17 @@ class Worker:
 
     def device_name(self, name: str) -> str:
         """The device of this rank for --device: a GPU of its own if there are several processes."""
-        if self.size == 1 or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        if self.size == 1 or name not in ("auto", "cuda"):
+            return name
+        import torch
+        if not torch.cuda.is_available():
             return name
         # SLURM's --gpus-per-task shows each process its own GPU alone
         return f"cuda:{self.local_rank if torch.cuda.device_count() > 1 else 0}"
 
     def __enter__(self) -> "Worker":
         if self.size > 1:
+            from torch import distributed  # only here: one process needs none of it
             # each of them would start as many compilers as the machine has cores
             threads = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
             os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(threads, 1)))
@@ -88,6 +94,7 @@ class Worker:
         if self.heartbeat.failure:
             raise RankFailed(f"{self.heartbeat.failure}; the rows so far are complete, and the same command resumes "
                              "from them") from None
+        from torch import distributed
         if isinstance(error, distributed.DistError):
             raise RankFailed(f"rank {self.rank} lost the other processes ({type(error).__name__})") from None
 
@@ -100,17 +107,18 @@ class Worker:
             time.sleep(POLL)
 
     def share(self, value):
-        """Rank 0's value, on every rank."""
+        """Rank 0's value, on every rank; every rank makes the same calls in the same order."""
         if self.size == 1:
             return value
+        key, self._shared = f"shared {self._shared}", self._shared + 1
         if self.first:
-            self.store.set("shared", pickle.dumps(value))
+            self.store.set(key, pickle.dumps(value))
             return value
-        while not self.store.check(["shared"]):
-            if self.store.check(["left 0"]) and not self.store.check(["shared"]):  # it has refused its arguments
+        while not self.store.check([key]):
+            if self.store.check(["left 0"]) and not self.store.check([key]):  # it has refused its arguments
                 raise SystemExit(0)
             time.sleep(POLL)
-        return pickle.loads(self.store.get("shared"))
+        return pickle.loads(self.store.get(key))
 
     def map(self, work: Callable, tasks: Sequence) -> Iterator[tuple]:
         """Share the tasks out, and yield (task, work(task)) on rank 0, in the order of `tasks`; nothing elsewhere.

@@ -15,13 +15,10 @@ from torch.fx import symbolic_trace
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from certconf.sampling.noise import BLOCK, FloatNoise, IntegerNoise, stream_seed
-
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class BadNetwork(ValueError):
-    """The base classifier is none that can be certified; the message is one line that says why."""
+from certconf.errors import BadNetwork
+from certconf.sampling import PRECISIONS
+from certconf.sampling.noise import FloatNoise, IntegerNoise
+from certconf.sampling.streams import BLOCK, stream_seed
 
 
 def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:
@@ -47,8 +44,8 @@ class Sampler:
 
     def __init__(self, base_classifier: nn.Module, noise: IntegerNoise | FloatNoise, device: torch.device,
                  precision: str, compile: bool):
-        self.noise, self.device, self.precision, self.dtype = noise, device, precision, PRECISIONS[precision]
-        self.tf32, self.compile = precision == "tf32", compile
+        self.noise, self.device, self.precision, self.compile = noise, device, precision, compile
+        self.dtype, self.tf32 = getattr(torch, PRECISIONS[precision]), precision == "tf32"
         self.base_classifier = copy.deepcopy(base_classifier).eval()
         if any(module.training or isinstance(module, _BatchNorm) and module.running_mean is None
                for module in self.base_classifier.modules()):
