@@ -24,7 +24,8 @@ def arguments(out, *options, dataset="cifar10", checkpoint=DEMO_CHECKPOINT, sigm
 
 
 def assert_all_refused(folder, word, *options, run=certify, **changes):
-    """Refused with `word`, where OUTFILE is new (no folder is made) and where a log is there (it stays as it is)."""
+    """Refused with `word`, where OUTFILE is new (no folder is made), and where an old log stays in spite of --overwrite.
+    """
     kwargs = {"network": "real"} if run is certify else {}
     log = folder / "logs" / "old"
     log.parent.mkdir()
@@ -32,7 +33,8 @@ def assert_all_refused(folder, word, *options, run=certify, **changes):
     before, entries = contents(folder), set(os.listdir(folder))
     for out in (folder / "new" / "log", log):
         if run is certify or out == log:  # one start of a program is enough
-            assert_refused(run(*arguments(out, *options, **changes), **kwargs), word)
+            again = ("--overwrite",) if out == log else ()
+            assert_refused(run(*arguments(out, *options, *again, **changes), **kwargs), word)
         assert contents(folder) == before and set(os.listdir(folder)) == entries
 
 
@@ -103,7 +105,7 @@ class Code:
 
 
 CHECKPOINTS = {
-    "a folder": ("not a readable checkpoint", lambda path: path.mkdir()),
+    "a folder": ("a folder", lambda path: path.mkdir()),
     "empty": ("not a readable checkpoint", lambda path: path.write_bytes(b"")),
     "text": ("not a", lambda path: path.write_text("weights\n")),
     "a pickle with code": ("not a checkpoint of tensors", lambda path: path.write_bytes(pickle.dumps(Code()))),

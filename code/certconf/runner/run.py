@@ -81,12 +81,13 @@ class Run:
 
     def _checkpoint(self) -> dict:
         """What is recorded of the network's file. Raises InputError if there is none."""
-        name = self.config.base_classifier
+        name, path = self.config.base_classifier, file_of(self.config.base_classifier)
         if self.config.split is None:  # objects of a Python program
             return {}
-        if not os.path.isfile(file_of(name)):
-            raise InputError(f"{file_of(name)}: no such {'file' if is_user_code(name) else 'checkpoint'}")
-        return {"checkpoint_sha256": file_sha256(file_of(name))}
+        if not os.path.isfile(path):
+            kind = "file" if is_user_code(name) else "checkpoint"
+            raise InputError(f"{path}: {f'a folder, not a {kind}' if os.path.isdir(path) else f'no such {kind}'}")
+        return {"checkpoint_sha256": file_sha256(path)}
 
     def complete(self, only: Set[int] | None = None) -> bool:
         """Whether every log has all rows that are asked for; False if only the loaded images can tell.
