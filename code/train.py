@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
                         help="processes that load images, 0 or more (ImageNet only; default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=90, help=f"1 to {TRAINING_EPOCHS} (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="images of a step, 1 or more (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=0.1,
+    parser.add_argument("--lr", "--learning-rate", type=float, default=0.1,
                         help="initial learning rate, above 0 (its maximum, for one_cycle; default: %(default)s)")
     parser.add_argument("--schedule", choices=["step", "one_cycle"], default="step",
                         help="of the learning rate (default: %(default)s)")
@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gamma", type=float, default=0.1,
                         help="factor by which it falls, above 0 (default: %(default)s)")
     parser.add_argument("--momentum", type=float, default=0.9, help="of SGD, 0 or more (default: %(default)s)")
-    parser.add_argument("--weight-decay", type=float, default=1e-4, help="of SGD, 0 or more (default: %(default)s)")
+    parser.add_argument("--weight-decay", "--wd", type=float, default=1e-4, help="of SGD, 0 or more (default: %(default)s)")
     parser.add_argument("--noise_sd", type=float, default=0.0,
                         help="standard deviation of the noise, pixels in [0, 1], 0 or more (default: %(default)s)")
     parser.add_argument("--init", metavar="CHECKPOINT",

@@ -24,8 +24,7 @@ def arguments(out, *options, dataset="cifar10", checkpoint=DEMO_CHECKPOINT, sigm
 
 
 def assert_all_refused(folder, word, *options, run=certify, **changes):
-    """Refused with `word`, where OUTFILE is new (no folder is made), and where an old log stays in spite of --overwrite.
-    """
+    """Refused with `word`, where OUTFILE is new (no folder is made), and where an old log is (which stays)."""
     kwargs = {"network": "real"} if run is certify else {}
     log = folder / "logs" / "old"
     log.parent.mkdir()

@@ -117,11 +117,26 @@ def test_predict_and_visualize(tmp_path):
 
 
 def test_a_module_beside_the_file(tmp_path):
-    """It is imported, but never in place of one of the program's own modules."""
-    (tmp_path / "beside_own_file.py").write_text("CLASSES = 4\n")
-    (tmp_path / "noise.py").write_text("raise SystemExit('the wrong module')\n")
-    file = own_file(tmp_path, "\nimport noise\nfrom beside_own_file import CLASSES\nassert noise.NOISES and CLASSES\n")
-    assert run(file, tmp_path / "log", "--max", 1).returncode == 0
+    """Its imports look beside it first: for names of the program's modules, of its programs, and of packages."""
+    names = ("noise", "datasets", "certify", "tabulate")
+    for name in names:
+        (tmp_path / f"{name}.py").write_text("CLASSES = 4\n")
+    imports = "".join(f"\nimport {name}\nassert {name}.CLASSES == 4" for name in names)
+    with patch.dict(sys.modules):
+        sys.modules.pop("certify", None)
+        assert run(own_file(tmp_path, imports + "\n"), tmp_path / "log", "--max", 1).returncode == 0
+
+
+def test_an_installed_package_with_a_program_s_name(tmp_path, monkeypatch):
+    """code/ is the last place in which its imports look."""
+    package = tmp_path / "installed"
+    package.mkdir()
+    (package / "certify.py").write_text("INSTALLED = True\n")
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr(sys, "path", [str(CODE), str(package), *sys.path])
+    with patch.dict(sys.modules):
+        sys.modules.pop("certify", None)
+        call(f"{own_file(tmp_path / 'own', chr(10) + 'import certify' + chr(10) + 'certify.INSTALLED' + chr(10))}:network")
 
 
 def test_ranks_of_torchrun(tmp_path):

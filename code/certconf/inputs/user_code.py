@@ -1,7 +1,7 @@
 """Code of the user's own: FILE.py:NAME names a function in a Python file.
 
-The file is run, and only because the user typed its name; checkpoints stay data (see architectures.py). Its folder
-becomes the last one in which imports look: a module beside it is found unless a module of code/ has the same name.
+The file is run, and only because the user typed its name; checkpoints stay data (see architectures.py). Its imports
+look in its own folder first, as if Python had been started with it, then among the installed packages.
 """
 import importlib.util
 import os
@@ -10,6 +10,7 @@ import sys
 import traceback
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 from certconf.errors import InputError
@@ -55,11 +56,20 @@ def reported(name: str):
         raise InputError(f"{name}: {type(error).__name__}: {error}") from error
 
 
+def _look_first_in(folder: str) -> None:
+    """Make `folder` the first place of imports, and code/ the last: a program's name is no module of the user's.
+
+    It stays so, since functions of the user's file may import when they are called.
+    """
+    programs = str(Path(__file__).parents[2])
+    others = [path for path in sys.path if os.path.realpath(path or ".") not in (folder, programs)]
+    sys.path[:] = [folder, *others, programs]
+
+
 @cache
 def _module(path: str) -> ModuleType:
     """The module in a file, which is run once, whatever is named in it."""
-    if (folder := os.path.dirname(path)) not in sys.path:
-        sys.path.append(folder)
+    _look_first_in(os.path.dirname(path))
     spec = importlib.util.spec_from_file_location(path, path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # in sys.modules, as dataclasses need it
     spec.loader.exec_module(module)
