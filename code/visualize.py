@@ -11,16 +11,18 @@ import argparse
 import io
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from PIL import Image
-from torchvision.transforms.functional import to_pil_image
 
 from certconf.errors import InputError, run
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.catalogue import DATASETS, check_dataset_name
-from certconf.inputs.datasets import open_images
 from certconf.report.figures import check_figure_path, new_figure, save_figure
+
+if TYPE_CHECKING:
+    import torch
 
 SCALE = {"cifar10": 8, "imagenet": 1}
 LARGEST_SIGMA = 1e6
@@ -68,8 +70,9 @@ def picture_paths(args: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def load_image(args: argparse.Namespace) -> torch.Tensor:
+def load_image(args: argparse.Namespace) -> "torch.Tensor":
     """The pixels of the test image, [C, H, W]. Raises InputError."""
+    from certconf.inputs.datasets import open_images  # with PyTorch, which takes seconds
     if args.index < 0:
         raise InputError(f"IDX must be 0 or above, not {args.index}")
     images, _ = open_images(args.dataset, "test", skip=max(args.index, 1), stop=args.index + 1)
@@ -81,11 +84,13 @@ def load_image(args: argparse.Namespace) -> torch.Tensor:
     return x
 
 
-def noisy_pictures(x: torch.Tensor, sigmas: list[float], seed: int) -> list[Image.Image]:
+def noisy_pictures(x: "torch.Tensor", sigmas: list[float], seed: int) -> list[Image.Image]:
     """x with noise of each standard deviation, as pictures of its own size."""
+    import torch
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
     noisy = [(255 * (x + sigma * noise).clamp(0, 1)).round().byte() for sigma in sigmas]
-    return [to_pil_image(pixels) for pixels in noisy]
+    arrays = [pixels.permute(1, 2, 0).numpy() for pixels in noisy]
+    return [Image.fromarray(np.squeeze(array, 2) if array.shape[2] == 1 else array) for array in arrays]
 
 
 def png(picture: Image.Image, scale: int) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-ARCHIVE = Path(__file__).parent.parent / "code" / "data" / "cifar10_test_every_20th.npz"
+ARCHIVE = Path(__file__).parents[1] / "code" / "certconf" / "inputs" / "data" / "cifar10_test_every_20th.npz"
 
 
 class Archive(Dataset):

@@ -1,6 +1,8 @@
 """FILE.py:NAME and --arch torchvision:NAME: what runs, what is recorded, and what is refused."""
 import json
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from certconf.inputs.architectures import Normalize, load_torchvision, load_user
 from certconf.inputs.catalogue import INFO
 from certconf.inputs.datasets import open_images
 from certconf.inputs.subject import weights_sha256
-from certconf.inputs.user_code import file_of, is_user_code
+from certconf.inputs.user_code import call, file_of, is_user_code
 
 OWN = """
 import torch
@@ -134,9 +136,10 @@ def test_an_installed_package_with_a_program_s_name(tmp_path, monkeypatch):
     (package / "certify.py").write_text("INSTALLED = True\n")
     (tmp_path / "own").mkdir()
     monkeypatch.setattr(sys, "path", [str(CODE), str(package), *sys.path])
+    more = "\nimport certify\nassert certify.INSTALLED\n"
     with patch.dict(sys.modules):
         sys.modules.pop("certify", None)
-        call(f"{own_file(tmp_path / 'own', chr(10) + 'import certify' + chr(10) + 'certify.INSTALLED' + chr(10))}:network")
+        call(f"{own_file(tmp_path / 'own', more)}:network")
 
 
 def test_ranks_of_torchrun(tmp_path):
@@ -357,6 +360,8 @@ def test_torchvision_run(resnet18, tmp_path):
     result = certify(*command, "--arch", "torchvision:resnet18", network="real")
     assert result.returncode == 0, result.stderr
     assert settings_in(tmp_path / "log")["arch"] == "torchvision:resnet18" and len(read_rows(tmp_path / "log")) == 2
+    assert_refused(certify(*command, "--arch", "torchvision:resnet34", network="real"), "BASE_CLASSIFIER (")
+    command = (*command[:3], tmp_path / "new", *command[4:])
     assert_refused(certify(*command, "--arch", "torchvision:resnet34", network="real"), "does not fit")
 
 

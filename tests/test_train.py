@@ -11,6 +11,7 @@ import torch
 from helpers import assert_refused, fake_checkpoint, random_network
 
 import train
+from certconf import training
 from certconf.consistency import consistency_loss
 from certconf.errors import run
 from certconf.files import file_sha256
@@ -56,16 +57,16 @@ def start(out, *options, dataset="cifar10", arch="cifar_resnet20"):
 
 def interrupted(monkeypatch, out, *options):
     """Two epochs, of which the second is never saved."""
-    saved, original = [], train.save
+    saved, original = [], training.save_state
 
-    def save(path, **content):
+    def save(path, *state):
         if saved:
             raise KeyboardInterrupt
         saved.append(path)
-        original(path, **content)
+        original(path, *state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save", save)
+        patch.setattr(training, "save_state", save)
         with pytest.raises(KeyboardInterrupt):
             start(out, *options)
     return out / "checkpoint.pth.tar"
@@ -122,10 +123,49 @@ def test_noise_is_added_in_pixel_space(noise):
         noise_sd, amp, print_freq, consistency = noise, False, 10, 0.0
 
     images = torch.full((40, 3, 32, 32), 0.25)
-    train.run_epoch(Spy(), [(images, torch.zeros(40, dtype=torch.int64))], Args, torch.device("cpu"))
+    training.run_epoch(Spy(), [(images, torch.zeros(40, dtype=torch.int64))], Args, torch.device("cpu"))
     difference = seen[0] - images
     assert difference.std().item() == pytest.approx(noise, abs=4 * noise / math.sqrt(2 * images.numel()))
     assert abs(difference.mean().item()) <= 4 * noise / math.sqrt(images.numel())
+
+
+def test_average(tmp_path):
+    """Of one weight and one BatchNorm, against the recursion by hand: decay * average + (1 - decay) * new."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1, bias=False), torch.nn.BatchNorm2d(1))
+    average = training.averaged(network, 0.75)
+    expected = None
+    for step in range(4):
+        with torch.no_grad():
+            network[0].weight.fill_(step)
+            network[1].running_mean.fill_(10 * step)
+        average.update_parameters(network)
+        expected = float(step) if expected is None else 0.75 * expected + 0.25 * step
+    assert torch.allclose(average.module[0].weight, torch.tensor(expected))
+    assert torch.allclose(average.module[1].running_mean, torch.tensor(10 * expected))
+
+
+def test_a_training_with_an_average(tmp_path, monkeypatch):
+    """The checkpoint's network is the average, which is tested, and --resume goes on with both, to the same bits."""
+    assert start(tmp_path / "plain").returncode == 0
+    assert start(tmp_path / "whole", "--ema", 0.5).returncode == 0
+    interrupted(monkeypatch, tmp_path / "parts", "--ema", 0.5)
+    assert start(tmp_path / "parts", "--ema", 0.5, "--resume").returncode == 0
+    plain, whole, parts = (torch.load(tmp_path / name / "checkpoint.pth.tar", weights_only=True)
+                           for name in ("plain", "whole", "parts"))
+    for key, value in plain["state_dict"].items():
+        assert torch.equal(whole["trained_state_dict"][key], value)  # the average changes nothing of the training
+        assert torch.equal(parts["state_dict"][key], whole["state_dict"][key])
+    assert not torch.equal(whole["state_dict"]["1.fc.weight"], plain["state_dict"]["1.fc.weight"])
+    assert log_rows(tmp_path / "plain")[-1][4] == log_rows(tmp_path / "whole")[-1][4]
+    assert_refused(start(tmp_path / "plain", "--ema", 0.5, "--resume"), "was trained with ema 0.0, not 0.5")
+    assert start(tmp_path / "small", "--ema", 0.5, "--epochs", 1, "--drop_optimizer").returncode == 0
+    assert "trained_state_dict" not in torch.load(tmp_path / "small" / "checkpoint.pth.tar", weights_only=True)
+
+
+@pytest.mark.parametrize("decay", ["1", "-0.1", "nan"])
+def test_decay(tmp_path, decay):
+    assert_refused(start(tmp_path / "out", "--ema", decay), "--ema")
+    assert not (tmp_path / "out").exists()
 
 
 def test_existing_checkpoint_stays(tmp_path):

@@ -80,14 +80,14 @@ class Run:
                 path, settings, header, parse, parse_scores, eta=eta, overwrite=self.config.overwrite))))
 
     def _checkpoint(self) -> dict:
-        """What is recorded of the network's file. Raises InputError if there is none."""
+        """What is recorded of a checkpoint (of the user's own code, more is known once it has run). Raises InputError."""
         name, path = self.config.base_classifier, file_of(self.config.base_classifier)
         if self.config.split is None:  # objects of a Python program
             return {}
         if not os.path.isfile(path):
             kind = "file" if is_user_code(name) else "checkpoint"
             raise InputError(f"{path}: {f'a folder, not a {kind}' if os.path.isdir(path) else f'no such {kind}'}")
-        return {"checkpoint_sha256": file_sha256(path)}
+        return {} if is_user_code(name) else {"checkpoint_sha256": file_sha256(path)}
 
     def complete(self, only: Set[int] | None = None) -> bool:
         """Whether every log has all rows that are asked for; False if only the loaded images can tell.
@@ -95,7 +95,8 @@ class Run:
         only: indices to run (default: all).
         """
         done, config = False, self.config
-        if self.worker.first and config.dataset in INFO and (size := INFO[config.dataset].size(config.split)):
+        named = config.dataset in INFO and not is_user_code(config.base_classifier)
+        if self.worker.first and named and (size := INFO[config.dataset].size(config.split)):
             asked = requested_indices(size, config.skip, config.max)
             done = not self._missing(asked, only) and (only is None or not only.isdisjoint(asked))
             if done:
