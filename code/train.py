@@ -247,8 +247,6 @@ def main() -> None:
     device = choose_device(args.device)
     path, log = (Path(args.outdir) / name for name in ("checkpoint.pth.tar", "log.txt"))
     check_outdir(path, log, args.resume)
-    for line in slow_choices(args.device, device, "bf16" if args.amp else "fp32"):
-        print(line, file=sys.stderr)
     torch.manual_seed(args.seed)
     network = build_network(args.arch, args.dataset).to(device, memory_format=torch.channels_last)
     args.init_sha256 = initialise(args.init, network) if args.init else None
@@ -260,6 +258,8 @@ def main() -> None:
         if first == args.epochs:
             print(f"{path}: complete; nothing to do", file=sys.stderr)
             return
+        for line in slow_choices(args.device, device, "bf16" if args.amp else "fp32"):
+            print(line, file=sys.stderr)
         begin_log(file, first)
         for epoch in range(first, args.epochs):
             torch.manual_seed(training_seed(args.seed, epoch))
