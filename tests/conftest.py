@@ -17,7 +17,7 @@ def capabilities_of_this_cpu():
 
 @pytest.fixture(params=["AVX2", "bf16 and fp16"])
 def each_cpu(request, monkeypatch):
-    """The test runs twice: as on a CPU without instructions for 16 bits, and as on one with them. True on the latter."""
+    """The test runs twice: as on a CPU without instructions for 16 bits, and as on one with them (True)."""
     fast = request.param != "AVX2"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast, "avx512_fp16": fast})
     return fast
