@@ -5,6 +5,7 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from helpers import CERTIFY, CODE, ROOT, fake_checkpoint, read_rows, without_tim
 
 OPTIONS = ("--skip", 20, "--N0", 16, "--N", 64)
 PATIENCE = 240  # seconds that no wait of a test should need
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2")  # and -- before the program, for its own --max
 START = multiprocessing.get_context("forkserver")  # it imports PyTorch once, for all the processes to be killed
 
 
@@ -28,6 +30,12 @@ def tiny_network(scale: float = 25.0, seed: int = 0):
     linear.weight.data *= scale
     linear.bias.data = -0.45 * linear.weight.data.sum(1)  # about 0 for a grey image: all classes appear
     return torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), linear).eval()
+
+
+def tiny_checkpoint(network=None) -> dict:
+    """What call_program patches, so that every checkpoint holds this network (None: the tiny one)."""
+    loaded = tiny_network() if network is None else network
+    return {"certconf.inputs.subject.load_checkpoint": lambda path, dataset: (loaded, {"arch": "tiny"})}
 
 
 class Slow(torch.nn.Module):
@@ -90,11 +98,8 @@ def certify(*args, network=None, patches=None) -> subprocess.CompletedProcess:
 
     network may also be "real": the checkpoint's own.
     """
-    replace = dict(patches or {})
-    if network != "real":
-        loaded = tiny_network() if network is None else network
-        replace["certconf.inputs.subject.load_checkpoint"] = lambda path, dataset: (loaded, {"arch": "tiny"})
-    return call_program(CERTIFY, *args, patches=replace)
+    fixed = {} if network == "real" else tiny_checkpoint(network)
+    return call_program(CERTIFY, *args, patches={**fixed, **(patches or {})})
 
 
 def _child(args: tuple, errors: str, network, file_size: int | None) -> None:
@@ -105,13 +110,58 @@ def _child(args: tuple, errors: str, network, file_size: int | None) -> None:
     sys.exit(result.returncode)
 
 
-def start(*args, errors=os.devnull, network=None, file_size=None) -> multiprocessing.Process:
-    """Run certify() in a process of its own; its stderr lies in the file `errors` once it has ended by itself."""
+def _started(target, *args) -> multiprocessing.Process:
     START.set_forkserver_preload(["certify", "certconf.core", "certconf.inputs.subject"])
-    process = START.Process(target=_child, args=(args, str(errors), network, file_size))
+    process = START.Process(target=target, args=args)
     with patch.dict(os.environ, PYTHONPATH=str(CODE), OMP_NUM_THREADS="1"):
         process.start()
     return process
+
+
+def start(*args, errors=os.devnull, network=None, file_size=None) -> multiprocessing.Process:
+    """Run certify() in a process of its own; its stderr lies in the file `errors` once it has ended by itself."""
+    return _started(_child, args, str(errors), network, file_size)
+
+
+def _rank(program: str, args: tuple, environment: dict, outputs: list[str]) -> None:
+    os.environ.update(environment)
+    for stream, output in enumerate(outputs, 1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.chdir(ROOT)
+    sys.argv = [program, *args]
+    runpy.run_path(program, run_name="__main__")
+
+
+class Rank:
+    """One of `size` processes as torchrun starts them, running a program; the files out and err get its output.
+
+    Without torchrun, PyTorch is loaded once for all of them, rank 0 holds the store, and no agent ends any.
+    """
+
+    def __init__(self, rank: int, port: int, folder, program, *args, size: int = 2, **environment):
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
+                 "MASTER_ADDR": "localhost", "MASTER_PORT": port, **environment}
+        self.out, self.err = (Path(folder) / f"{name}.{rank}" for name in ("stdout", "stderr"))
+        self.process = _started(_rank, str(program), tuple(map(str, args)),
+                                {name: str(value) for name, value in names.items()}, [str(self.out), str(self.err)])
+
+    def outcome(self) -> tuple[int, str, list[str]]:
+        """Its exit status, stdout and the lines of stderr, once it has ended."""
+        status = end(self.process)
+        return status, self.out.read_text(), self.err.read_text().splitlines()
+
+
+def run_ranks(folder, program, *args) -> list[tuple[int, str, list[str]]]:
+    """Run a program in two ranks, whose output goes to a folder; the outcome of each."""
+    port = free_port()
+    return [rank.outcome() for rank in [Rank(rank, port, folder, program, *args) for rank in range(2)]]
+
+
+def free_port() -> int:
+    """A port that nobody listens to."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
 
 
 def end(process: multiprocessing.Process) -> int:

@@ -10,7 +10,8 @@ import matplotlib
 import numpy as np
 import pandas
 import pytest
-from helpers import CODE, DATA, ROOT, assert_refused, read_rows, run_program
+from certify_runs import call_program
+from helpers import CODE, DATA, ROOT, assert_refused, read_rows
 
 import analyze
 from certconf.errors import InputError
@@ -224,7 +225,7 @@ def test_torch_is_not_imported(tmp_path):
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 def test_refusal_is_one_line(tmp_path):
-    assert_refused(run_program("code/analyze.py", MARGIN, "--score", "0"), "--out", "--table")
+    assert_refused(call_program("code/analyze.py", MARGIN, "--score", "0"), "--out", "--table")
 
 
 @pytest.mark.parametrize("args, words", [

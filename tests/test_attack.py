@@ -8,10 +8,19 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from certify_runs import arguments, call_program, certify, confident_checkpoint, contents, tiny_network, weights_file
-from helpers import CERTIFY, assert_refused, read_rows, run_program, without_time
+from certify_runs import (
+    arguments,
+    call_program,
+    certify,
+    confident_checkpoint,
+    contents,
+    run_ranks,
+    tiny_checkpoint,
+    tiny_network,
+    weights_file,
+)
+from helpers import assert_refused, read_rows, without_time
 from test_certificate import DIRECTION, SHAPE, SIGMA, AlongDirection, half_space
-from test_certify_command import TORCHRUN, free_port
 
 import analyze
 import attack as attack_program
@@ -31,9 +40,7 @@ INTEGERS = torch.full(SHAPE, 128)
 
 
 def attack(*args, network=None):
-    loaded = tiny_network() if network is None else network
-    patches = {"certconf.inputs.subject.load_checkpoint": lambda path, dataset: (loaded, {"arch": "tiny"})}
-    return call_program("code/attack.py", *args, patches=patches)
+    return call_program("code/attack.py", *args, patches=tiny_checkpoint(network))
 
 
 def command(folder, log, out, *options):
@@ -320,15 +327,15 @@ def test_resume(certified, tmp_path):
 
 
 def test_two_processes_write_the_rows_of_one(tmp_path):
-    """Under torchrun the images are shared, and rank 0 alone reports."""
+    """The images are shared, and rank 0 alone reports."""
     network = ("cifar10", confident_checkpoint(tmp_path), 0.25)
-    assert run_program(CERTIFY, *network, tmp_path / "log", "--skip", 20, "--max", 80, "--N", 200).returncode == 0
+    assert certify(*network, tmp_path / "log", "--skip", 20, "--max", 80, "--N", 200, network="real").returncode == 0
     options = ("--skip", 20, "--N", 200, "--steps", 2, "--draws", 32, "--radii", 0.25)
-    one = run_program("code/attack.py", *network, tmp_path / "log", tmp_path / "one", *options)
-    two = run_program(*TORCHRUN, f"--master_port={free_port()}", "--", "code/attack.py", *network, tmp_path / "log",
-                      tmp_path / "two", *options)
-    assert (one.returncode, two.returncode) == (0, 0), two.stderr
-    assert one.stdout == two.stdout and "attacked " in one.stdout
+    one = call_program("code/attack.py", *network, tmp_path / "log", tmp_path / "one", *options)
+    (status, out, _), second = run_ranks(tmp_path, "code/attack.py", *network, tmp_path / "log", tmp_path / "two",
+                                         *options)
+    assert (one.returncode, status, second[:2]) == (0, 0, (0, ""))
+    assert one.stdout == out and "attacked " in out
     assert without_time(read_rows(tmp_path / "one")) == without_time(read_rows(tmp_path / "two"))
     assert {row["predict"] == "-1" for row in read_rows(tmp_path / "two")} != {True}
 

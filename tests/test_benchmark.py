@@ -19,8 +19,8 @@ import precision
 import pytest
 import sampling
 import torch
-from certify_runs import arguments, certify, weights_file
-from helpers import assert_refused, fake_checkpoint, random_network, read_rows, run_program
+from certify_runs import arguments, call_program, certify, weights_file
+from helpers import assert_refused, fake_checkpoint, random_network, read_rows
 from torch import nn
 
 from certconf.errors import InputError
@@ -233,5 +233,5 @@ def test_cost_of_logs(tmp_path):
 
 def test_cost_of_nothing(tmp_path):
     """A folder without saved scores is refused in one line."""
-    assert_refused(run_program("benchmarks/log_cost.py", tmp_path), "no MEASURE/noise_SIGMA.scores")
-    assert_refused(run_program("benchmarks/log_cost.py", tmp_path, "--skip", 0), "--skip")
+    assert_refused(call_program("benchmarks/log_cost.py", tmp_path), "no MEASURE/noise_SIGMA.scores")
+    assert_refused(call_program("benchmarks/log_cost.py", tmp_path, "--skip", 0), "--skip")

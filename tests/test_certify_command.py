@@ -3,13 +3,12 @@ import csv
 import json
 import math
 import re
-import socket
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from certify_runs import certify
+from certify_runs import TORCHRUN, certify, free_port, run_ranks
 from helpers import (
     CERTIFY,
     CODE,
@@ -35,7 +34,6 @@ HEADER = ("idx label predict exp_cdf_00 exp_cdf_25 exp_cdf_50 exp_cdf_75 exp_cdf
           "exp_00 exp_25 exp_50 exp_75 exp_100 exp_125 exp_150 correct time")
 MEASURES = ("pred_score", "margin")
 OPTIONS = ("--skip", 20, "--max", 81, "--N", 128, "--N0", 32, "--device", "cpu", "--confidence_measure", *MEASURES)
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2")  # and -- before the program, for its own --max
 
 
 def command(out, *options):
@@ -194,12 +192,6 @@ def test_the_run_s_gpu_is_the_current_one(device, current, tmp_path, monkeypatch
 
 # --- several processes ------------------------------------------------------------------------------------------------
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
 def test_two_processes(demo, tmp_path):
     """torchrun: one log, in index order, with the rows of one process."""
     result = run_program(*TORCHRUN, f"--master_port={free_port()}", "--", CERTIFY, *command(tmp_path))
@@ -244,9 +236,8 @@ def test_rank_that_raises(demo, tmp_path):
     """
     script = tmp_path / "failing.py"
     script.write_text(FAILING_RANK.format(code=str(CODE), log=str(tmp_path / "margin")))
-    result = run_program(*TORCHRUN, "--standalone", "--", script, *command(tmp_path))
-    assert result.returncode != 0
-    assert "this rank cannot go on" in result.stderr
+    first, second = run_ranks(tmp_path, script, *command(tmp_path))
+    assert first[0] == 1 and "this rank cannot go on" in first[2][-1] and "Traceback" in "".join(second[2])
     for measure in MEASURES:
         found = read_rows(tmp_path / measure)
         assert 1 <= len(found) < 5

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from certify_runs import arguments, certify, weights_file
-from helpers import assert_refused, run_program
+from certify_runs import arguments, call_program, certify, weights_file
+from helpers import assert_refused
 
 import draw_results
 from certconf.formats.log import read_recorded_log
@@ -86,23 +86,23 @@ def test_samples(folders):
     (".attacks", "range", "whole", "f.png"), ("none", "bounds", "none", "f.png"), (".png", "bounds", "whole", "f.txt")])
 def test_refusals(word, figure, name, out, folders, tmp_path):
     """One line, exit status 2, and no picture."""
-    assert_refused(run_program("code/draw_results.py", figure, folders / name, tmp_path / out), word)
+    assert_refused(call_program("code/draw_results.py", figure, folders / name, tmp_path / out), word)
     assert not list(tmp_path.iterdir())
 
 
 def test_number_of_folders(folders, tmp_path):
-    result = run_program("code/draw_results.py", "bounds", folders / "whole", folders / "staged", tmp_path / "f.png")
+    result = call_program("code/draw_results.py", "bounds", folders / "whole", folders / "staged", tmp_path / "f.png")
     assert result.returncode == 2 and "takes one FOLDER" in result.stderr
-    result = run_program("code/draw_results.py", "networks", *[folders / "whole"] * 8, tmp_path / "f.png")
+    result = call_program("code/draw_results.py", "networks", *[folders / "whole"] * 8, tmp_path / "f.png")
     assert result.returncode == 2 and "at most 7" in result.stderr
 
 
 def test_pictures(folders, tmp_path):
     """A picture is drawn, and one that is there is not replaced."""
     command = ["code/draw_results.py", "networks", folders / "whole", folders / "staged", tmp_path / "f.svg"]
-    result = run_program(*command)
+    result = call_program(*command)
     assert result.returncode == 0, result.stderr
     picture = (tmp_path / "f.svg").read_bytes()
     assert picture.count(b"<path") > 20
-    assert_refused(run_program(*command), "f.svg")
+    assert_refused(call_program(*command), "f.svg")
     assert (tmp_path / "f.svg").read_bytes() == picture

@@ -1,7 +1,5 @@
 """statistics/measures.py: the scores of each measure against plain loops over the classes."""
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -84,9 +82,3 @@ def test_ranges_and_cutoffs():
     assert (pred.score_min, pred.score_max, pred.cutoff, pred.range) == (0.0, 1.0, 0.5, 1.0)
     assert (top.score_min, top.score_max, top.cutoff, top.range, top.two_valued) == (0.0, 1.0, 0.5, 1.0, True)
     assert (margin.score_min, margin.score_max, margin.cutoff, margin.range) == (-1.0, 1.0, 0.0, 2.0)
-
-
-def test_import_without_torch():
-    """Reading results needs bounds and measures, but must not load torch."""
-    program = "import sys, bounds, measures; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=CODE).returncode == 0

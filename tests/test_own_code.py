@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from certify_runs import call_program, certify, contents
-from helpers import CODE, DEMO_CHECKPOINT, assert_refused, read_rows, run_program, without_time
+from certify_runs import call_program, certify, contents, run_ranks
+from helpers import CERTIFY, CODE, DEMO_CHECKPOINT, assert_refused, read_rows, run_program, without_time
 from PIL import Image
 
 from certconf.core import Smooth
@@ -144,21 +144,20 @@ def test_an_installed_package_with_a_program_s_name(tmp_path, monkeypatch):
 
 def test_ranks_of_torchrun(tmp_path):
     """Two processes share the images. Weights that differ from process to process would mix two networks in one log."""
-    def torchrun(file, out):
-        return run_program("-m", "torch.distributed.run", "--nproc_per_node=2", "--", "code/certify.py",
-                           f"{file}:images", f"{file}:network", 0.25, out, *OPTIONS, env={"OMP_NUM_THREADS": 1})
+    def ranks(file, out):
+        return run_ranks(tmp_path, CERTIFY, f"{file}:images", f"{file}:network", 0.25, out, *OPTIONS)
     file = own_file(tmp_path)
-    assert torchrun(file, tmp_path / "two").returncode == 0
+    assert [status for status, *_ in ranks(file, tmp_path / "two")] == [0, 0]
     assert run(file, tmp_path / "one").returncode == 0
     assert without_time(read_rows(tmp_path / "two")) == without_time(read_rows(tmp_path / "one"))
     file = own_file(tmp_path, "\ndef network():\n    torch.seed()\n    return torch.nn.Sequential(torch.nn.Flatten(), "
                               "torch.nn.Linear(192, 4))\n", "random.py")
-    result = torchrun(file, tmp_path / "random")
-    assert result.returncode != 0 and "BASE_CLASSIFIER's weights: not the same in every process" in result.stderr
+    _, (status, _, (line,)) = ranks(file, tmp_path / "random")
+    assert status == 2 and "BASE_CLASSIFIER's weights: not the same in every process" in line
     file = own_file(tmp_path, overridden("def image(self, i): import os; return super().image(i + (i == 5) * int("
                                          "os.environ['RANK']))"), "images.py")
-    result = torchrun(file, tmp_path / "images")
-    assert result.returncode != 0 and "DATASET's images: not the same in every process" in result.stderr
+    _, (status, _, (line,)) = ranks(file, tmp_path / "images")
+    assert status == 2 and "DATASET's images: not the same in every process" in line
 
 
 # --- images of every kind ---------------------------------------------------------------------------------------------

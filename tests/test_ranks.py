@@ -2,17 +2,16 @@
 import os
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from certify_runs import PATIENCE, Rank, free_port
 from helpers import CODE, ROOT
-from test_certify_command import TORCHRUN, free_port
+from torch import distributed
 
 from certconf.runner.worker import Worker
 
-PATIENCE = 120  # seconds that no wait of a test should need
 SCRIPT = """
 import os, signal, sys, time
 sys.path.insert(0, {code!r})
@@ -48,24 +47,16 @@ def script(folder, work="pass", before="pass", after="pass"):
 
 
 @contextmanager
-def by_hand(path):
-    """Two processes with RANK and MASTER_ADDR set by hand: rank 0 holds the store, and no agent ends either."""
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1",
-              "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    processes = [subprocess.Popen([sys.executable, str(path)], env={**common, "RANK": str(rank)}, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
+def two_ranks(path, port=None, **environment):
+    """Two ranks that run a script; what is left of them at the end is killed."""
+    port = port or free_port()
+    ranks = [Rank(rank, port, path.parent, path, **environment) for rank in range(2)]
     try:
-        yield processes
+        yield ranks
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def outcome(process):
-    """Exit status, stdout and the lines of stderr."""
-    out, err = process.communicate(timeout=PATIENCE)
-    return process.returncode, out, err.splitlines()
+        for rank in ranks:
+            rank.process.kill()
+            rank.process.join()
 
 
 @pytest.mark.parametrize("error, status, line", [
@@ -73,58 +64,59 @@ def outcome(process):
     ("raise errors.InputError('no such image')", 2, "error: no such image")])
 def test_an_exception_of_another_rank(error, status, line, tmp_path):
     """It ends the run on rank 0, with one line, once the rows before it are written; its own rank has the traceback."""
-    with by_hand(script(tmp_path, FAIL_ON_1.format(error))) as (first, second):
-        found, out, err = outcome(first)
+    with two_ranks(script(tmp_path, FAIL_ON_1.format(error))) as (first, second):
+        found, out, err = first.outcome()
         assert (found, err) == (status, [line])
         rows = out.splitlines()
         assert len(rows) < 6 and rows == [f"{task} {task ** 2}" for task in range(len(rows))]
-        found, out, err = outcome(second)
+        found, out, err = second.outcome()
         assert (found, out) == (0, "") and bool(err) == (status == 1)
 
 
 def test_a_rank_that_stops(tmp_path):
     """No sign of life: rank 0 ends the run with a line, although it is in the middle of an image that takes long."""
     work = "time.sleep(100) if rank == 0 else os.kill(os.getpid(), signal.SIGSTOP)"
-    with by_hand(script(tmp_path, work)) as (first, _):
-        status, out, (line,) = outcome(first)
+    with two_ranks(script(tmp_path, work)) as (first, _):
+        status, out, (line,) = first.outcome()
         assert (status, out) == (1, "")
         assert line.startswith("error: rank 1 is lost: no sign of life for 2 s; ") and "resumes" in line
 
 
 def test_rank_0_dies(tmp_path):
     """The others end as well, with a line, and need no agent that ends them."""
-    with by_hand(script(tmp_path, "time.sleep(1)\n    time.sleep(100) if rank else os.kill(os.getpid(), 9)")) as (
+    with two_ranks(script(tmp_path, "time.sleep(1)\n    time.sleep(100) if rank else os.kill(os.getpid(), 9)")) as (
             first, second):
-        assert outcome(first)[0] == -signal.SIGKILL
-        status, _, (*_, line) = outcome(second)
+        assert first.outcome()[0] == -signal.SIGKILL
+        status, _, (*_, line) = second.outcome()
         assert status == 1 and line.startswith("error: ") and "store is lost" in line
 
 
 def test_rank_0_refuses(tmp_path):
     """Bad arguments: one line from rank 0, and the others end silently, whether or not they have an agent."""
     refuse = "if rank == 0: raise errors.InputError('bad arguments')"
-    with by_hand(script(tmp_path, before=refuse)) as (first, second):
-        assert outcome(first) == (2, "", ["error: bad arguments"])
-        assert outcome(second) == (0, "", [])
+    with two_ranks(script(tmp_path, before=refuse)) as (first, second):
+        assert first.outcome() == (2, "", ["error: bad arguments"])
+        assert second.outcome() == (0, "", [])
 
 
 def test_rank_0_leaves_last(tmp_path):
     """It holds the store, which a slow rank still needs."""
-    with by_hand(script(tmp_path, after="if rank == 1: time.sleep(2); worker.store.set('late', 'yes')")) as processes:
-        (first, out, err), second = map(outcome, processes)
+    with two_ranks(script(tmp_path, after="if rank == 1: time.sleep(2); worker.store.set('late', 'yes')")) as ranks:
+        (first, out, err), second = (rank.outcome() for rank in ranks)
         assert (first, err) == (0, []) and out.splitlines() == [f"{task} {task ** 2}" for task in range(6)]
         assert second == (0, "", [])
 
 
 def test_a_restart(tmp_path):
-    """torchrun --max-restarts: the second start reads nothing that the first one has left in the store."""
+    """torchrun --max-restarts: its store stays, and the second start reads nothing that the first one left there."""
     work = "time.sleep(0.1)\n    if attempt == 0 and task == 3: raise RuntimeError('only the first time')"
-    result = subprocess.run([sys.executable, *TORCHRUN, f"--master_port={free_port()}", "--max-restarts=1", "--",
-                             script(tmp_path, work)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
+    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     rows = [f"{task} {task ** 2}" for task in range(6)]
-    assert result.stdout.splitlines() == rows[:3] + rows
+    for attempt, status, expected in ((0, 1, rows[:3]), (1, 0, rows)):
+        with two_ranks(script(tmp_path, work), store.port, TORCHELASTIC_USE_AGENT_STORE=True,
+                       TORCHELASTIC_RESTART_COUNT=attempt) as (first, _):
+            found, out, err = first.outcome()
+            assert (found, out.splitlines()) == (status, expected), err
 
 
 @pytest.mark.parametrize("given, local_size, expected", [(None, "4", "16"), (None, "128", "1"), ("7", "4", "7")])

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from certify_runs import certify, contents, tiny_network, weights_file
-from helpers import assert_refused, read_rows, run_program, without_time
+from certify_runs import call_program, certify, contents, tiny_network, weights_file
+from helpers import assert_refused, read_rows, without_time
 
 from certconf.core import Smooth
 from certconf.statistics.sequential import look_alphas, look_sizes
@@ -66,7 +66,7 @@ def test_saved_scores_hold_their_look(staged):
 def test_recertified_log_equals_the_run(staged, measure, tmp_path):
     """From saved scores, with the settings of the run, nothing but the time differs."""
     folder, _ = staged
-    assert run_program("code/recertify.py", folder / f"{measure}.scores", tmp_path / "again").returncode == 0
+    assert call_program("code/recertify.py", folder / f"{measure}.scores", tmp_path / "again").returncode == 0
     assert rows(tmp_path / "again") == rows(folder / measure)
 
 
@@ -110,7 +110,7 @@ def test_settled_with_dkw(tmp_path):
     """The paper's band has its looks, too."""
     options = ("--bound", "dkw", "--settle", 0.5, "--save_scores")
     assert certify(*arguments(tmp_path, tmp_path / "log", *options)).returncode == 0
-    assert run_program("code/recertify.py", tmp_path / "log.scores", tmp_path / "again").returncode == 0
+    assert call_program("code/recertify.py", tmp_path / "log.scores", tmp_path / "again").returncode == 0
     assert rows(tmp_path / "again") == rows(tmp_path / "log")
     assert len(set(scores_of(tmp_path / "log")["n"].tolist())) > 1
 
@@ -139,7 +139,7 @@ def test_readers_say_what_was_settled(staged):
     log = folder / "pred_score"
     for command in (("cert_acc.py", log, 0.5), ("code/analyze.py", log, "--score", 0.3, "--table", "markdown"),
                     ("code/radius.py", f"{log}.scores", folder / "radii", "--score", 0.5)):
-        result = run_program(*command)
+        result = call_program(*command)
         assert result.returncode == 0 and len(result.stderr.splitlines()) == 1 and "--settle" in result.stderr
 
 
@@ -152,7 +152,7 @@ def test_a_look_that_is_none_is_refused(staged, tmp_path):
         last = int(np.argmax(records["n"]))
         records[name][last] = value
         records.tofile(tmp_path / "log.scores")
-        assert_refused(run_program("code/recertify.py", tmp_path / "log.scores", tmp_path / "out"), "saved scores")
+        assert_refused(call_program("code/recertify.py", tmp_path / "log.scores", tmp_path / "out"), "saved scores")
 
 
 def test_a_score_that_is_no_number_leaves_no_row(tmp_path):

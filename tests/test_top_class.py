@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from certify_runs import OPTIONS, certify, tiny_network, weights_file
-from helpers import assert_refused, read_rows, run_program, without_time
+from certify_runs import OPTIONS, call_program, certify, tiny_network, weights_file
+from helpers import assert_refused, read_rows, without_time
 from scipy.special import ndtri
 from scipy.stats import beta, binomtest
 
@@ -132,9 +132,9 @@ def test_three_measures_in_one_pass(logs):
 
 
 def test_recertified_log_equals_the_run(logs, tmp_path):
-    assert run_program("code/recertify.py", logs / "top_class.scores", tmp_path / "again").returncode == 0
+    assert call_program("code/recertify.py", logs / "top_class.scores", tmp_path / "again").returncode == 0
     assert without_time(read_rows(tmp_path / "again")) == without_time(read_rows(logs / "top_class"))
-    radius = run_program("code/radius.py", logs / "top_class.scores", tmp_path / "radii", "--score", 0.5)
+    radius = call_program("code/radius.py", logs / "top_class.scores", tmp_path / "radii", "--score", 0.5)
     assert radius.returncode == 0, radius.stderr
 
 
@@ -147,4 +147,4 @@ def test_saved_scores_between_the_two_values(logs, tmp_path):
     records["order"][row][0] = 0.5
     records.tofile(tmp_path / "log.scores")
     (tmp_path / "log.json").write_text(json.dumps(record))
-    assert_refused(run_program("code/recertify.py", tmp_path / "log.scores", tmp_path / "out"), "saved scores")
+    assert_refused(call_program("code/recertify.py", tmp_path / "log.scores", tmp_path / "out"), "saved scores")

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import assert_refused, fill_class_folders, run_program
+from certify_runs import call_program
+from helpers import assert_refused, fill_class_folders
 from PIL import Image
 
 import visualize
@@ -86,7 +87,7 @@ def test_never_overwrites(tmp_path, monkeypatch):
 
 
 def test_refusal_is_one_line(tmp_path):
-    assert_refused(run_program("code/visualize.py", "cifar10", tmp_path / "out", 0, "-0.25"), "SIGMA", "-0.25")
+    assert_refused(call_program("code/visualize.py", "cifar10", tmp_path / "out", 0, "-0.25"), "SIGMA", "-0.25")
     assert not (tmp_path / "out").exists()
 
 

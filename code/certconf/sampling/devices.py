@@ -46,8 +46,10 @@ def choose_device(name: str) -> torch.device:
 
 def fast_on_cpu(precision: str) -> bool:
     """Whether this CPU has instructions for a precision: it emulates the others, several times as slow as fp32."""
+    if precision not in INSTRUCTIONS:
+        return True
     capabilities = torch.cpu.get_capabilities()
-    return precision not in INSTRUCTIONS or any(capabilities.get(name) for name in INSTRUCTIONS[precision])
+    return any(capabilities.get(name) for name in INSTRUCTIONS[precision])
 
 
 def slow_choices(name: str, device: torch.device, precision: str) -> list[str]:
