@@ -12,6 +12,7 @@ mirror image of X_(r), bounds the mirrored expectation from below, and so the ex
 
 n: number of samples, alpha: error probability, eta: error probability of a limit of weight 1, shift: radius / sigma.
 """
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -86,8 +87,9 @@ def clopper_pearson_ranks(n: int, weights: str = "falling", intervals: int = 100
     """
     if not 1 <= n <= LARGEST_N:
         raise ValueError(f"need 1 <= n <= {LARGEST_N}, not n = {n}")
-    angle = np.arange(intervals + 1) * (np.pi / (2 * intervals))
-    ranks = np.round(n * np.sin(angle) ** 2)
+    # math.sin, not np.sin: its last bit, which differs between NumPy's versions, decides a tie such as n/2 for odd n.
+    sines = [math.sin(i * (math.pi / (2 * intervals))) for i in range(intervals + 1)]
+    ranks = np.round(n * np.square(sines))
     if weights == "falling":
         ends = np.arange(1, END_RANKS + 1)
         ranks = np.concatenate([ranks, np.minimum(ends, n), n + 1 - ends])
