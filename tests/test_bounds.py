@@ -5,12 +5,12 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.special import betainc, gammaln, logsumexp
+from scipy.special import betainc, betaincinv, gammaln, logsumexp
 from scipy.stats import binom, binomtest, norm
-from statsmodels.stats.proportion import proportion_confint
 
 from certconf.statistics import bounds
 from certconf.statistics.measures import MEASURES
@@ -50,13 +50,107 @@ def test_reference(case):
 
 # --- Clopper-Pearson: one limit -------------------------------------------------------------------------------------
 
+def level(k, n, p):
+    """P(k successes or more out of n) at probability p: the first term in 300 bits, times the sum relative to it.
+
+    20,000 terms are enough where k is not far below n p, since no standard deviation here is above 1,600.
+    """
+    with mpmath.workprec(300):
+        p = mpmath.mpf(float(p))
+        first = mpmath.binomial(n, k) * p ** k * (1 - p) ** (n - k)
+        i = np.arange(k, min(n, k + 20_000), dtype=np.float64)
+        return first * (1 + math.fsum(np.cumprod((n - i) / (i + 1) * float(p / (1 - p)))))
+
+
+def counts(n):
+    """Counts of successes out of n >= 2, from 1 to n."""
+    return sorted({k for k in (1, 2, 3, 10, n // 10, n // 2, 9 * n // 10, n - 10, n - 1, n) if 1 <= k <= n})
+
+
+def test_level():
+    """The check of the checks: exact arithmetic, at p = 1/4 and float64's 0.9."""
+    for p in (0.25, 0.9):
+        exact = sum(math.comb(20, i) * Fraction(p) ** i * (1 - Fraction(p)) ** (20 - i) for i in range(15, 21))
+        assert float(level(15, 20, p)) == pytest.approx(float(exact), rel=1e-14)
+
+
 @pytest.mark.parametrize("n", [1, 2, 50, 100_000])
 @pytest.mark.parametrize("eta", [1e-15, 1e-5, 0.05, 0.9])
-def test_limit_against_statsmodels(n, eta):
-    """statsmodels gives the two-sided interval, with eta on each side."""
+def test_limit_has_its_level(n, eta):
+    """Not above eta by more than the error of betainc, and below it by the factor 1 - 1e-12 of the limit alone."""
     for k in {1, (n + 1) // 2, n}:
-        expected = proportion_confint(k, n, alpha=2 * eta, method="beta")[0]
-        assert bounds.clopper_pearson_limit(k, n, eta) == pytest.approx(expected, rel=1e-9)
+        ratio = level(k, n, bounds.clopper_pearson_limit(k, n, eta)) / eta
+        assert 1 - 2e-12 * n - 1e-9 < ratio < 1 + 1e-9
+
+
+@pytest.mark.parametrize("n", [2, 100, 10_000, 1_000_000, 10_000_000])
+def test_betainc(n):
+    """What checks the limits is within 1e-9 of the level, at the limit and 1 % below it: far less than the margin."""
+    assert 1e-9 < (1 - bounds.QUANTILE_MARGIN) / 1000
+    for eta in (0.9, 1e-3, 1e-12, 1e-60, 1e-107):
+        for k in counts(n):
+            for p in bounds.clopper_pearson_limit(k, n, eta) * np.array([1, 0.99]):
+                exact = level(k, n, p)
+                assert exact < 1e-300 or abs(betainc(k, n - k + 1, p) / exact - 1) < 1e-9
+
+
+WRONG = {  # instead of betaincinv
+    "1 % up": lambda a, b, y: 1.01 * betaincinv(a, b, y),
+    "1 % down": lambda a, b, y: 0.99 * betaincinv(a, b, y),
+    "up and down": lambda a, b, y: np.where(np.asarray(a) % 2, 1.01, 0.99) * betaincinv(a, b, y),
+    "level up": lambda a, b, y: betaincinv(a, b, np.minimum(1.01 * y, 1.0)),
+    "a little up": lambda a, b, y: betaincinv(a, b, y) * (1 + 1e-11),
+    "1": lambda a, b, y: np.ones_like(betaincinv(a, b, y)),
+    "NaN": lambda a, b, y: np.full_like(betaincinv(a, b, y), np.nan),
+}
+
+
+@pytest.fixture(params=WRONG)
+def wrong_quantile(request, monkeypatch):
+    """bounds with a wrong betaincinv and no eta kept from the right one; the name of the error."""
+    monkeypatch.setattr(bounds, "betaincinv", WRONG[request.param])
+    monkeypatch.setattr(bounds, "clopper_pearson_eta", bounds.clopper_pearson_eta.__wrapped__)
+    return request.param
+
+
+@pytest.mark.parametrize("n", [2, 100, 100_000, 10_000_000])
+@pytest.mark.parametrize("eta", [0.5, 1e-3, 1e-12, 1e-60])
+def test_limits_from_a_wrong_quantile_are_safe(wrong_quantile, n, eta):
+    """The level is at most eta, even so; an error of 1 % costs 2 % of the limit at most."""
+    ks = counts(n)
+    limits = bounds.clopper_pearson_limit(np.array(ks), n, eta * bounds.QUANTILE_MARGIN)
+    for k, limit in zip(ks, limits, strict=True):
+        assert 0 <= limit < 1 and (limit == 0 or level(k, n, limit) <= eta)
+        assert limit == bounds.clopper_pearson_limit(k, n, eta * bounds.QUANTILE_MARGIN)
+        if wrong_quantile not in ("1", "NaN"):
+            assert limit > 0.98 * betaincinv(k, n - k + 1, eta)
+
+
+@pytest.mark.parametrize("weights, mirrored", [("falling", False), ("falling", True), ("equal", False)])
+def test_bands_from_a_wrong_quantile_are_safe(wrong_quantile, weights, mirrored):
+    """In exact arithmetic the band fails with probability at most alpha, calibrated or not."""
+    for n, alpha in ((10, 0.01), (30, 1e-3), (30, 1e-12)):
+        band = bounds.clopper_pearson_band(n, alpha, weights=weights, mirrored=mirrored)
+        assert exact_failure(n, band.ranks, band.prob) <= Fraction(alpha)
+
+
+def test_limits_from_a_wrong_quantile_do_not_rise(monkeypatch):
+    """Limits that lie closer together than their errors: the band stays a survival function, and is calibrated."""
+    monkeypatch.setattr(bounds, "betaincinv", WRONG["up and down"])
+    monkeypatch.setattr(bounds, "clopper_pearson_eta", bounds.clopper_pearson_eta.__wrapped__)
+    band = bounds.clopper_pearson_band(1000, 0.001)
+    assert np.all(np.diff(band.prob) <= 0)
+    assert 0 < bounds.failure_probability(1000, band.ranks, band.prob) <= 0.001
+
+
+def test_other_limits_from_a_wrong_quantile_are_safe(wrong_quantile):
+    """The band of two values, whose limits have the level alpha each, and the population's limit: no level is above."""
+    n, alpha = 50, 0.001
+    band = bounds.two_valued_band(n, alpha)
+    assert all(p == 0 or level(n - r + 1, n, p) <= alpha for r, p in zip(band.ranks, band.prob, strict=True))
+    limits = bounds.population_limit(np.arange(n + 1), n, 0.99, 0.0)
+    assert limits[0] == 0
+    assert all(p == 0 or level(k, n, p) <= 1 - 0.99 for k, p in enumerate(limits) if k)
 
 
 def test_limit_is_safe():

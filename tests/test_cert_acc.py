@@ -134,8 +134,8 @@ def test_table_of_different_radii(logs, tmp_path):
 # --- the population -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("confidence", [0.5, 0.99, 0.999999])
-def test_limits_against_statsmodels(confidence, tmp_path):
-    """statsmodels gives two-sided intervals, with 1 - confidence on each side; alpha comes from the record."""
+def test_limits_against_scipy(confidence, tmp_path):
+    """The limit of SciPy's binomial test at this confidence, less alpha, which comes from the record."""
     log = write_log(tmp_path / "log", (280, 150, 3, 0), rows=300)
     write_record(log, alpha=0.015)
     result = cert_acc(log, 0.5, "--confidence", confidence, "--format", "csv")

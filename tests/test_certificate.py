@@ -9,7 +9,7 @@ import torch
 from helpers import run_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import quad
+from scipy.integrate import quad, trapezoid
 from scipy.special import expit, ndtr, ndtri
 from scipy.stats import beta, norm
 from torch import nn
@@ -109,7 +109,7 @@ def test_soft_half_space(slope, measure):
     density = 2 * slope * scores * (1 - scores)
 
     def expectations(p):
-        return low + score_range * np.trapezoid(density * ndtr(ndtri(p) - SHIFTS[:, None]), u)
+        return low + score_range * trapezoid(density * ndtr(ndtri(p) - SHIFTS[:, None]), u)
 
     truth, least = expectations(ndtr(1.5 - u)), expectations(least_limit(ndtr(1.5 - u)))
     mean = low + score_range * quad(lambda u: expit(2 * slope * u) * norm.pdf(u, 1.5), -15, 15)[0]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import quad
+from scipy.integrate import quad, trapezoid
 from scipy.special import expit, ndtr, ndtri
 from scipy.stats import binomtest, norm
 from test_certificate import ALPHA, SHIFTS, SIGMA, certificate_of, certified, confident_scores, half_space, least_limit
@@ -56,7 +56,7 @@ def test_soft_half_space(slope, measure):
     u = np.linspace(-15, 15, 6001)
     scores = expit(2 * slope * u)
     density = 2 * slope * scores * (1 - scores)
-    most = low + width * np.trapezoid(density * ndtr(ndtri(most_limit(ndtr(1.5 - u))) + SHIFTS[:, None]), u)
+    most = low + width * trapezoid(density * ndtr(ndtri(most_limit(ndtr(1.5 - u))) + SHIFTS[:, None]), u)
     for bound, limit, shift in zip(upper_bounds(certificate), most, SHIFTS, strict=True):
         mean = quad(lambda u, c=1.5 + shift: expit(2 * slope * u) * norm.pdf(u, c), -15, 25, points=[0, 1.5 + shift])[0]
         assert low + width * mean <= bound <= limit + 1e-9

@@ -12,19 +12,20 @@ mirror image of X_(r), bounds the mirrored expectation from below, and so the ex
 
 n: number of samples, alpha: error probability, eta: error probability of a limit of weight 1, shift: radius / sigma.
 """
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import betaincinv, gammainc, gammaincc, gammaln, ndtr, ndtri, xlogy
+from scipy.special import betainc, betaincinv, gammainc, gammaincc, gammaln, ndtr, ndtri, xlogy
 
 WEIGHTS = ("falling", "equal")  # of the levels of the Clopper-Pearson band's limits
 END_RANKS = 30  # the smallest and the largest scores, which falling weights always use
 SMALLEST_CALIBRATED_ALPHA = 1e-10  # below it, eta = alpha / sum of the weights (Bonferroni)
 LARGEST_N = 10 ** 7  # up to which the rounding in failure_probability is within its margin
 SMALLEST_ALPHA = 1e-100  # then no level is below 1e-106; betaincinv is accurate to 1e-115, and wrong from 1e-160
-QUANTILE_MARGIN = 1 - 1e-5  # betaincinv may give the quantile of (1 + 9e-7) times the level (n = 10^7, level 1e-106)
+QUANTILE_MARGIN = 1 - 1e-5  # of a level: more than betainc, which checks the limits, can be wrong
 WINDOW = 12  # standard deviations of states kept in the recursion
 ETA_TOLERANCE = 1e-6  # relative accuracy of eta
 DKW_THRESHOLDS = 10_000
@@ -48,10 +49,22 @@ class Band:
 def clopper_pearson_limit(k, n, eta):
     """Lower confidence limit at level 1 - eta on a binomial probability, after k >= 1 successes out of n.
 
-    Clopper and Pearson (1934): the eta-quantile of Beta(k, n - k + 1), as SciPy finds it. A caller that relies on the
-    level lowers eta by QUANTILE_MARGIN. The calibrated band need not: its failure probability is that of these limits.
+    Clopper and Pearson (1934): the eta-quantile of Beta(k, n - k + 1). The level of a limit p is P(k successes or more)
+    at probability p, I_p(k, n - k + 1). betaincinv gives the limit, and betainc its level: one whose level is not at
+    most eta is lowered by 2^-40 of itself, then by twice as much, and so on, in the end to 0, until its level is.
+    From SciPy 1.12 on betainc itself is right to a relative 5e-10 for n <= LARGEST_N and levels down to 1e-110 (in 1.11
+    to 3e-9 for n <= 10^6, but only 4e-3 at 10^7). So a caller that relies on the level lowers eta by QUANTILE_MARGIN.
+    The calibrated band need not: its failure probability is that of these limits.
+    k, eta: scalars or arrays that broadcast.
     """
-    return betaincinv(k, n - np.asarray(k) + 1.0, eta) * (1 - 1e-12)
+    others = n - np.asarray(k) + 1.0
+    limit = np.fmin(betaincinv(k, others, eta) * (1 - 1e-12), 1.0)  # 1 for NaN
+    for step in 0.5 ** np.arange(40.0, -1.0, -1.0):
+        safe = betainc(k, others, limit) <= eta
+        if np.all(safe):
+            break
+        limit = np.where(safe, limit, limit * (1 - step))[()]  # [()]: a scalar stays one
+    return limit
 
 
 def population_limit(certified, n: int, confidence: float, alpha: float):
@@ -61,9 +74,9 @@ def population_limit(certified, n: int, confidence: float, alpha: float):
     P(Z and not T) >= P(Z) - alpha, alpha the error probability of a certificate; and P(Z) is at least the one-sided
     Clopper-Pearson limit. certified: a scalar or array.
     """
-    from statsmodels.stats.proportion import proportion_confint  # only here: few runs need it, and it loads slowly
-    limit, _ = proportion_confint(np.asarray(certified), n, alpha=2 * (1 - confidence) * QUANTILE_MARGIN, method="beta")
-    return np.maximum(limit * (1 - 1e-12) - alpha, 0.0)
+    certified = np.asarray(certified)
+    limit = clopper_pearson_limit(np.maximum(certified, 1), n, (1 - confidence) * QUANTILE_MARGIN)
+    return np.where(certified > 0, np.maximum(limit - alpha, 0.0), 0.0)[()]
 
 
 def clopper_pearson_ranks(n: int, weights: str = "falling", intervals: int = 1000) -> np.ndarray:
@@ -74,8 +87,9 @@ def clopper_pearson_ranks(n: int, weights: str = "falling", intervals: int = 100
     """
     if not 1 <= n <= LARGEST_N:
         raise ValueError(f"need 1 <= n <= {LARGEST_N}, not n = {n}")
-    angle = np.arange(intervals + 1) * (np.pi / (2 * intervals))
-    ranks = np.round(n * np.sin(angle) ** 2)
+    # math.sin, not np.sin: its last bit, which differs between NumPy's versions, decides a tie such as n/2 for odd n.
+    sines = [math.sin(i * (math.pi / (2 * intervals))) for i in range(intervals + 1)]
+    ranks = np.round(n * np.square(sines))
     if weights == "falling":
         ends = np.arange(1, END_RANKS + 1)
         ranks = np.concatenate([ranks, np.minimum(ends, n), n + 1 - ends])
@@ -195,7 +209,8 @@ def two_valued_band(n: int, alpha: float, ranks_of: str = "falling") -> Band:
     and P(score >= X_(r)) = 1: no limit fails. The limits fall with the rank, so if one fails, the first at a rank
     r_j >= n - k + 1 does: it is L(m), m = n - r_j + 1 <= k, L(m) the Clopper-Pearson limit after m successes. L rises
     with m, so L(k) >= L(m) > p: the limit for the binomial count k fails, which has probability at most alpha. So the
-    band holds with probability 1 - alpha, although the rank that counts is random: k alone decides it.
+    band holds with probability 1 - alpha, although the rank that counts is random: k alone decides it. Limits below
+    L(m) fail only where L(m) does.
 
     The bound jumps once: a + (b - a) Phi(Phi^-1(L(m)) - shift), and is above (a + b) / 2 up to the radius
     sigma Phi^-1(L(m)) of Cohen et al. (2019), whose limit is L(k): the rounding of k down to m is all that is lost.
@@ -207,8 +222,11 @@ def two_valued_band(n: int, alpha: float, ranks_of: str = "falling") -> Band:
 
 
 def _limits(n: int, ranks: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The Clopper-Pearson limit on P(score >= X_(r)) at each rank and level: n - r + 1 scores are at X_(r) or above."""
-    return clopper_pearson_limit(n - ranks + 1, n, levels)
+    """The Clopper-Pearson limit on P(score >= X_(r)) at each rank and level: n - r + 1 scores are at X_(r) or above.
+
+    Not increasing with the rank, even if some limits had to be lowered: a limit above an earlier one becomes that one.
+    """
+    return np.minimum.accumulate(clopper_pearson_limit(n - ranks + 1, n, levels))
 
 
 def _is_safe(eta: float, n: int, alpha: float, ranks: np.ndarray, each: np.ndarray) -> bool:
