@@ -80,7 +80,7 @@ class Run:
                 path, settings, header, parse, parse_scores, eta=eta, overwrite=self.config.overwrite))))
 
     def _checkpoint(self) -> dict:
-        """What is recorded of a checkpoint; of the user's own code, once it has run. Raises InputError for no such file."""
+        """What is recorded of a checkpoint. The user's own code is recorded once it has run. Raises InputError."""
         name, path = self.config.base_classifier, file_of(self.config.base_classifier)
         if self.config.split is None:  # objects of a Python program
             return {}
