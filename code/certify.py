@@ -36,8 +36,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_arguments() -> argparse.Namespace:
+    return make_parser().parse_args()
+
+
 def main() -> int:
-    args = make_parser().parse_args()
+    args = parse_arguments()
     with Run() as run:
         config = run.config = run.share(CertifyConfig, **vars(args))
         specs = run.share(config.specs)

@@ -1,5 +1,6 @@
 """FILE.py:NAME and --arch torchvision:NAME: what runs, what is recorded, and what is refused."""
 import json
+import os
 import sys
 from pathlib import Path
 from unittest.mock import patch
