@@ -75,7 +75,6 @@ def parse_arguments() -> argparse.Namespace:
 def read_target(config: AttackConfig) -> Target:
     """Read the log. Raises InputError if it, or a radius of it, cannot be attacked."""
     log, settings = read_recorded_log(config.log)
-    report_flaws(log)
     measure, alpha = recorded_measure(settings), recorded_alpha(settings)
     if settings.get("program") not in ("certify", "recertify") or measure is None or alpha is None:
         raise errors.InputError(f"{config.log}: has no record of the run that certified it")
@@ -185,12 +184,13 @@ def main() -> int:
         if not run.complete(certified):
             subject = run.load()
             run.share(check_same_run, config, {**vars(config), **run.settings}, target, subject.indices)
-            run.begin(certified)
             attack = make_attack(run, target)
+            run.begin(certified)
             for index, result in run.map(attack):
                 run.write(index, result)
     if not run.worker.first:
         return run.status
+    report_flaws(target.log)
     report_post_hoc(config.log, target.settings)
     return max(report(config, target.settings["alpha"]), run.status)
 

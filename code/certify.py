@@ -36,8 +36,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_arguments() -> argparse.Namespace:
+    return make_parser().parse_args()
+
+
 def main() -> int:
-    args = make_parser().parse_args()
+    args = parse_arguments()
     with Run() as run:
         config = run.config = run.share(CertifyConfig, **vars(args))
         specs = run.share(config.specs)
@@ -45,11 +49,11 @@ def main() -> int:
         if run.complete():
             return 0
         subject = run.load()
-        run.begin()
         from certconf.core import Smooth  # PyTorch, which `load` has loaded
         smooth = Smooth(subject.network, subject.num_classes, config.sigma, config.confidence_measure,
                         device=str(run.device), precision=config.precision, compile=config.compile,
                         early_abstain=config.early_abstain, noise=config.noise, round_images=config.round_images)
+        run.begin()
         for index, result in run.map(lambda i: certify_image(smooth, specs, subject.images, i, config)):
             run.write(index, result)
     return run.status

@@ -48,11 +48,11 @@ def main() -> int:
         if run.complete():
             return 0
         subject = run.load()
-        run.begin()
         from certconf.core import Smooth  # PyTorch, which `load` has loaded
         smooth = Smooth(subject.network, subject.num_classes, config.sigma, device=str(run.device),
                         precision=config.precision, compile=config.compile, noise=config.noise,
                         round_images=config.round_images)
+        run.begin()
         for index, result in run.map(lambda i: predict_image(smooth, subject.images, i, config)):
             run.write(index, result)
     return run.status

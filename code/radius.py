@@ -78,9 +78,9 @@ def main() -> None:
     args = parse_arguments()
     saved = read_scores(args.scores)
     check_arguments(args, saved)
-    report_settled(saved.path, saved.settings)
     for score in args.score:
         print(f"average certified radius at score {shortest(score)}: {round_down(write_radii(args, saved, score))}")
+    report_settled(saved.path, saved.settings)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from certify_runs import certify, contents
+from certify_runs import certify, contents, tiny_checkpoint
 from helpers import (
     CERTIFY,
     DEMO_CHECKPOINT,
@@ -44,13 +44,23 @@ def command(*args):
 
 # --- the command itself -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("word, options, changes", [
-    ("no such checkpoint", (), {"checkpoint": "none/checkpoint.pth.tar"}),
-    ("SIGMA must be at least 0.001", (), {"sigma": "0"}),
-    ("--alpha", ("--alpha", "1"), {})], ids=["checkpoint", "sigma", "alpha"])
-def test_real_commands(tmp_path, word, options, changes):
+def test_real_command(tmp_path):
     """Started as users start it."""
-    assert_all_refused(tmp_path, word, *options, run=command, **changes)
+    assert_all_refused(tmp_path, "SIGMA must be at least 0.001", run=command, sigma="0")
+
+
+def test_remarks_follow_refusals(each_cpu, tmp_path):
+    """Options, checkpoint, network and record are refused in one line, also where bf16 is slow, which is said later."""
+    bf16, network = ("--precision", "bf16"), torch.nn.BatchNorm2d(3, track_running_stats=False)
+    patches = tiny_checkpoint(torch.nn.Sequential(network, torch.nn.Flatten()))
+    for number, (word, options, changes) in enumerate((
+            ("--alpha", ("--alpha", 1), {}), ("no such checkpoint", (), {"checkpoint": "none"}),
+            ("BatchNorm", (), {"run": lambda *args, **kwargs: certify(*args, network="real", patches=patches)}))):
+        (tmp_path / str(number)).mkdir()
+        assert_all_refused(tmp_path / str(number), word, *bf16, *options, **changes)
+    assert certify(*arguments(tmp_path / "log", *bf16)).returncode == 0
+    for word, options in (("--seed", ("--seed", 1)), ("--precision", ("--precision", "fp16"))):
+        assert_refused(certify(*arguments(tmp_path / "log", *bf16, "--max", 40, *options)), word)
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

@@ -1,12 +1,9 @@
 """Devices: what makes a run slow is said, and freed memory is kept."""
-import os
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
-from helpers import CODE
+from helpers import CODE, run_program
 
 from certconf.sampling import devices
 from certconf.sampling.devices import INSTRUCTIONS, fast_on_cpu, slow_choices
@@ -56,28 +53,23 @@ FAULTS = """
 import resource, sys, torch
 sys.path.insert(0, sys.argv[1])
 from certconf.sampling.devices import choose_device
-if sys.argv[2] == "chosen":
-    choose_device("cpu")
 def layers():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):  # of 16 MiB: four blocks at a time, all freed
         blocks = [torch.ones(2 ** 22) for _ in range(4)]
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-layers()
-print(layers())
+for choose in (lambda name: None, choose_device):
+    choose("cpu")
+    layers()
+    print(layers())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has its own rules")
 def test_freed_memory_is_kept():
     """Once a device is chosen, blocks that were freed are used again, and no page of them is mapped anew."""
-    def page_faults(how):
-        # glibc's own limits at the start, which it would otherwise raise by itself, or not, as the blocks happen to lie
-        env = os.environ | {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
-        result = subprocess.run([sys.executable, "-c", FAULTS, str(CODE), how], capture_output=True, text=True,
-                                check=True, env=env)
-        return int(result.stdout)
-
-    before, after = page_faults("not yet"), page_faults("chosen")
+    # glibc's own limits at the start, which it would otherwise raise by itself, or not, as the blocks happen to lie
+    env = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    before, after = map(int, run_program("-c", FAULTS, CODE, env=env).stdout.split())
     assert after < 100 and before > 1000

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from test_layers import DOORS
+from test_layers import PROGRAMS as NAMES
 
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-PROGRAMS = {**{f"code/{name}.py": name for name in DOORS}, "cert_acc.py": "cert_acc",
+PROGRAMS = {**{f"code/{name}.py": name for name in NAMES}, "cert_acc.py": "cert_acc",
             "benchmarks/sampling.py": "sampling", "benchmarks/precision.py": "precision",
             "benchmarks/freed_memory.py": "freed_memory"}
 FOLDERS = ("code/", "scripts/", "benchmarks/", "tests/", "docs/", "models/", "log_files/", "figures/")

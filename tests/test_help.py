@@ -4,9 +4,8 @@ import re
 import sys
 
 import pytest
-from test_layers import DOORS
+from test_layers import PROGRAMS
 
-PROGRAMS = sorted(DOORS)
 # what a range looks like: "1 or more", "0 to 1023", "at least 0.001", "below 1", "strictly between 0 and 1"
 RANGE = re.compile(r"or more|or above|\d to \S*\d|at least|below|above|between|multiples of")
 

@@ -1,5 +1,6 @@
 """FILE.py:NAME and --arch torchvision:NAME: what runs, what is recorded, and what is refused."""
 import json
+import os
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -385,7 +386,8 @@ def test_torchvision_refusals(resnet18, tmp_path):
 # --- examples ---------------------------------------------------------------------------------------------------------
 
 def example(*args, out, **env):
-    return run_program("code/certify.py", *args, 0.25, out, *OPTIONS, "--max", 1, env={"OMP_NUM_THREADS": 1, **env})
+    with patch.dict(os.environ, {name: str(value) for name, value in env.items()}):
+        return call_program(CERTIFY, *args, 0.25, out, *OPTIONS, "--max", 1)
 
 
 def test_example_denoised(tmp_path):
@@ -419,7 +421,7 @@ def test_example_torchvision(tmp_path):
     assert settings_in(tmp_path / "log")["delta"] > 0
 
 
-def test_example_efficientnet(tmp_path):
+def test_example_efficientnet(tmp_path, monkeypatch):
     """Its packages are no requirement of the tests: stand-ins with the functions and files that it uses."""
     packages = tmp_path / "packages"
     for name, code in (
@@ -436,17 +438,17 @@ def test_example_efficientnet(tmp_path):
     (packages / "foolbox" / "data").mkdir()
     for name in ("imagenet_00_243.jpg", "imagenet_01_7.jpg", "cifar10_00_3.png"):
         Image.effect_noise((300, 280), 60).save(packages / "foolbox" / "data" / name)
-    file, env = "examples/imagenet_efficientnet.py", {"PYTHONPATH": packages}
-    result = example(f"{file}:images", f"{file}:network", out=tmp_path / "log", **env)
+    file = "examples/imagenet_efficientnet.py"
+    monkeypatch.syspath_prepend(packages)
+    result = example(f"{file}:images", f"{file}:network", out=tmp_path / "log")
     assert result.returncode == 0, result.stderr
     assert [row["label"] for row in read_rows(tmp_path / "log")] == ["243"]
-    assert run_program(file, tmp_path / "folders", env=env).returncode == 0
-    result = example("imagenet", f"{file}:network", out=tmp_path / "from_folders", IMAGENET_DIR=tmp_path / "folders",
-                     **env)
+    assert run_program(file, tmp_path / "folders", env={"PYTHONPATH": packages}).returncode == 0
+    result = example("imagenet", f"{file}:network", out=tmp_path / "from_folders", IMAGENET_DIR=tmp_path / "folders")
     assert result.returncode == 0, result.stderr
     assert [row["label"] for row in read_rows(tmp_path / "from_folders")] == ["7"]  # the folders' order
     before = contents(tmp_path / "folders" / "val" / "0007")
-    again = run_program(file, tmp_path / "folders", env=env)
+    again = call_program(file, tmp_path / "folders")
     assert again.returncode == 2 and again.stderr.splitlines()[-1].endswith(f"{tmp_path / 'folders' / 'val'} exists")
     assert contents(tmp_path / "folders" / "val" / "0007") == before
 

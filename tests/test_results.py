@@ -4,14 +4,15 @@ import math
 import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
-from helpers import ROOT, run_program
+import torch
+from certify_runs import call_program
+from helpers import ROOT
 
 from certconf.core import Smooth
 from certconf.files import file_sha256
@@ -20,6 +21,7 @@ from certconf.formats.log import read_recorded_log
 from certconf.formats.scores import read_scores
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.datasets import open_images
+from certconf.sampling.streams import ESTIMATION
 from certconf.statistics.certificate import ABSTAIN
 from certconf.statistics.measures import MEASURES, SOFT_MEASURES
 
@@ -72,36 +74,66 @@ def test_weights_on_samples_that_they_were_not_chosen_on(log):
     assert np.mean(gains) > 0.002 and np.min(gains) > -0.005
 
 
+@pytest.mark.parametrize("samples", [32, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("sigma", SIGMAS)
-@pytest.mark.parametrize("folder, count", [("resnet20", 3), ("resnet20_consistency", 3), ("resnet110", 1),
-                                           ("resnet20_consistency_staged", 1)])
-def test_sampling_again_agrees(folder, count, sigma):
-    """Fresh noise gives the same classes, and means as near to the saved ones as Hoeffding allows (1e-3 a sample)."""
+@pytest.mark.parametrize("folder", ["resnet20", "resnet20_consistency", "resnet110", "resnet20_consistency_staged"])
+def test_sampling_again_agrees(folder, sigma, samples):
+    """Fresh noise gives the same classes, and on average over four images the saved means, as near as Hoeffding allows
+
+    (error 1e-3). In fp32, which every CPU has: the logs' bf16 differs from it by far less than these limits.
+    """
     runs = [read_scores(f"{ROOT}/log_files/cifar10_{folder}/{name}/noise_{sigma}.scores") for name in SOFT_MEASURES]
     checkpoint = f"{ROOT}/models/cifar10/{folder.removesuffix('_staged')}/noise_{sigma}/checkpoint.pth.tar"
-    smooth = Smooth(load_checkpoint(checkpoint, "cifar10")[0], 10, float(sigma), SOFT_MEASURES, precision="bf16")
+    smooth = Smooth(load_checkpoint(checkpoint, "cifar10")[0], 10, float(sigma), device="cpu")
     images, _ = open_images("cifar10", "test", 20)
     pairs = zip(*(run.certificates(run.spec) for run in runs), strict=True)
-    shown = ((index, (one, two)) for (index, _, one), (_, _, two) in pairs if one.prediction != ABSTAIN)
-    chosen = list(itertools.islice(shown, count))
-    assert len(chosen) == count
+    chosen = list(itertools.islice(((index, (one, two)) for (index, _, one), (_, _, two) in pairs
+                                    if one.prediction != ABSTAIN and one.mean > 0.7), 4))
+    differences = []
     for index, saved in chosen:
-        again = smooth.certify(images.load(index)[0], 100, 1000, 0.001, 1000, seed=3, index=index)
-        for old, new in zip(saved, again, strict=True):
-            width = sum(math.sqrt(math.log(2000) / (2 * n)) for n in (old.spec.n, 1000))
-            assert new.chosen == old.chosen and abs(new.mean - old.mean) <= old.spec.measure.range * width
+        softmax = torch.cat([part.clone() for part in
+                             smooth.sampler.softmax(images.load(index)[0], samples, 1000, (3, index, ESTIMATION))])
+        assert {certificate.chosen for certificate in saved} == {int(softmax.mean(0).argmax())}
+        differences.append([float(certificate.spec.measure.transform(softmax)[:, certificate.chosen].mean())
+                            - certificate.mean for certificate in saved])
+    for name, mean in zip(SOFT_MEASURES, np.mean(differences, 0), strict=True):
+        fewest = min(one.spec.n for _, (one, _) in chosen)
+        width = sum(math.sqrt(math.log(2000) / (2 * 4 * n)) for n in (samples, fewest))
+        assert len(differences) == 4 and abs(mean) <= MEASURES[name].range * width
 
 
-def run_script(name, **environment):
-    """What a script prints, with this Python as `python`."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    result = subprocess.run(["bash", f"scripts/{name}"], cwd=ROOT, capture_output=True, text=True,
-                            env={**os.environ, "PATH": path, **environment})
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+ANSWERING = """#!/bin/sh
+answer="$ANSWERS/$(printf '%s\\n' "$@" | cksum | tr ' ' -)"
+cat "$answer" 2>/dev/null || printf '%s\\n' "$@" > "$answer.new"
+"""
 
 
-def test_documents_show_what_tables_sh_prints():
+@pytest.fixture
+def run_script(tmp_path, monkeypatch):
+    """A function that gives what a script prints.
+
+    Its `python` only notes the calls; they are made in this process, and answered when the script starts again.
+    """
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("ANSWERS", str(tmp_path))
+    (tmp_path / "python").write_text(ANSWERING)
+    (tmp_path / "python").chmod(0o755)
+
+    def run(name):
+        while True:
+            script = subprocess.run(["bash", f"scripts/{name}"], capture_output=True, text=True)
+            if not (calls := list(tmp_path.glob("*.new"))):
+                assert script.returncode == 0, script.stderr
+                return script.stdout
+            for call in calls:
+                result = call_program(*call.read_text().splitlines())
+                assert result.returncode == 0, result.stderr
+                call.rename(call.with_suffix("")).write_text(result.stdout)
+    return run
+
+
+def test_documents_show_what_tables_sh_prints(run_script):
     """The tables of docs/results.md are the output of the script on the shipped logs; the README's rows are of them."""
     tables = [block.strip() for block in run_script("tables.sh").split("\n\n") if block.startswith("|")]
     assert len(tables) == 10
@@ -119,12 +151,14 @@ def test_documents_show_what_tables_sh_prints():
         assert f"| {names[name].format(sigma)} | using cdf bound | {cells}" in table.splitlines()
 
 
-def test_figures_of_the_documents(tmp_path):
+def test_figures_of_the_documents(run_script, tmp_path, monkeypatch):
     """The script draws each picture of docs/results.md and docs/attack.md."""
-    run_script("figures.sh", FIGURES=str(tmp_path))
+    monkeypatch.setenv("FIGURES", str(tmp_path / "figures"))
+    run_script("figures.sh")
     text = "".join((ROOT / "docs" / name).read_text() for name in ("results.md", "attack.md"))
-    assert {path.name for path in tmp_path.iterdir()} == set(re.findall(r"\]\(\.\./figures/(\w+\.png)\)", text))
-    assert all(path.stat().st_size > 20_000 for path in tmp_path.iterdir())
+    pictures = list((tmp_path / "figures").iterdir())
+    assert {path.name for path in pictures} == set(re.findall(r"\]\(\.\./figures/(\w+\.png)\)", text))
+    assert all(path.stat().st_size > 20_000 for path in pictures)
 
 
 def test_the_row_that_the_readme_reads_aloud():
@@ -142,7 +176,7 @@ def test_the_row_that_the_readme_reads_aloud():
 
 def test_analyze_on_the_shipped_logs(tmp_path):
     """A picture, and a table whose numbers are cert_acc's."""
-    result = run_program("code/analyze.py", RUNS[0], f"{RUNS[0]}_dkw", "--score", "0.5", "--table", "csv",
+    result = call_program("code/analyze.py", RUNS[0], f"{RUNS[0]}_dkw", "--score", "0.5", "--table", "csv",
                          "--out", tmp_path / "p.svg")
     assert result.returncode == 0 and (tmp_path / "p.svg").stat().st_size > 1000
     (tmp_path / "table.csv").write_text(result.stdout)
