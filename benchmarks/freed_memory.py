@@ -21,9 +21,10 @@ from certconf.errors import run
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
 from certconf.report.tables import format_table
+from certconf.sampling import PRECISIONS
 from certconf.sampling.devices import choose_device
 from certconf.sampling.noise import make_noise
-from certconf.sampling.sampler import PRECISIONS, Sampler
+from certconf.sampling.sampler import Sampler
 from certconf.sampling.streams import ESTIMATION
 
 KINDS = ("returned", "kept")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from certconf.runner.settings import program_version
-from certconf.sampling.sampler import PRECISIONS, tf32
+from certconf.sampling.sampler import tf32, torch_type
 
 RESULTS = Path(__file__).parent / "results"
 SIDE = {"cifar10": 32, "imagenet": 224}  # of the images, in pixels
@@ -53,7 +53,7 @@ def finish(device: torch.device) -> None:
 def convolution_peak(device: torch.device, precision: str = "fp32", batches: tuple[int, ...] = PEAK_BATCHES) -> float:
     """The most FLOP/s that channels_last 3x3 convolutions reach here now, over PEAK_SHAPES and batches."""
     with tf32(precision == "tf32"):
-        return max(_convolution_speed(device, PRECISIONS[precision], channels, side, batches)
+        return max(_convolution_speed(device, torch_type(precision), channels, side, batches)
                    for channels, side in PEAK_SHAPES)
 
 

@@ -20,9 +20,10 @@ from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.catalogue import DATASETS
 from certconf.inputs.datasets import open_images
 from certconf.report.tables import format_table
+from certconf.sampling import PRECISIONS
 from certconf.sampling.devices import choose_device
 from certconf.sampling.noise import make_noise
-from certconf.sampling.sampler import PRECISIONS, Sampler
+from certconf.sampling.sampler import Sampler
 from certconf.sampling.streams import ESTIMATION
 
 NOTE = """{images} test images, {n} noisy samples of each, sigma {sigma:g}, network `{network}`{compiled}.

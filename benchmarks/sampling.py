@@ -26,9 +26,10 @@ from certconf.errors import InputError, run
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
 from certconf.report.tables import format_table
+from certconf.sampling import PRECISIONS
 from certconf.sampling.devices import choose_device
 from certconf.sampling.noise import make_noise
-from certconf.sampling.sampler import PRECISIONS, Sampler, forward_size
+from certconf.sampling.sampler import Sampler, forward_size
 from certconf.sampling.streams import BLOCK, ESTIMATION
 from certconf.statistics.certificate import BOUNDS, RADII, CertificateSpec
 from certconf.statistics.measures import MEASURES

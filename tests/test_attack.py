@@ -28,6 +28,7 @@ import draw_results
 from certconf.errors import InputError
 from certconf.formats.attacks import KINDS, columns, parse_attacks
 from certconf.pgd import Search, is_inside, pixels, project, to_grid
+from certconf.runner.config import AttackConfig
 from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import Sampler
 from certconf.sampling.streams import ATTACK, ESTIMATION, SEARCH, SELECTION, stream_seed
@@ -299,7 +300,8 @@ def test_each_limit_is_at_half_of_alpha(certified, tmp_path):
     """So that both hold with probability 1 - alpha."""
     with patch.object(sys, "argv", ["attack.py", *map(str, command(tmp_path, certified / "pred_score", "out"))]):
         args = attack_program.parse_arguments()
-    assert attack_program.check_arguments(args).spec.alpha == args.alpha / 2
+    target = attack_program.read_target(AttackConfig(**vars(args)))
+    assert target.spec.alpha == args.alpha / 2
 
 
 def test_the_search_has_a_stream_of_its_own_and_two_starts(monkeypatch):

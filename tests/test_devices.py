@@ -5,9 +5,8 @@ import pytest
 import torch
 from helpers import CODE, run_program
 
-from certconf.sampling import devices
+from certconf.sampling import PRECISIONS, devices
 from certconf.sampling.devices import INSTRUCTIONS, fast_on_cpu, slow_choices
-from certconf.sampling.sampler import PRECISIONS
 
 CPU = torch.device("cpu")
 AVX2, AVX512, ZEN4, SAPPHIRE, ARM, GRAVITON3 = (

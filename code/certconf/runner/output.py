@@ -91,7 +91,8 @@ class AppendFile:
 class ResumableLog:
     """A log with its record, and its saved scores if the run keeps them: locked, compared with the run, and resumed.
 
-    settings            what its record holds of this run (see settings.py), as far as it is known
+    settings            what its record holds of this run (see settings.py); whole: all of it, not only what is known
+                        before the network is loaded
     parse(path, data)   returns the RowFile of a log's content; parse_scores(path, data) the array of its saved scores
     eta                 the level of its certificates' band, None if the band has none
     done                the indices of the images that have a row
@@ -99,7 +100,8 @@ class ResumableLog:
 
     def __init__(self, path: str, settings: dict, header: Sequence[str],
                  parse: Callable[[str, bytes], RowFile], parse_scores: Callable | None = None, *,
-                 eta: float | None = None, overwrite: bool = False):
+                 eta: float | None = None, overwrite: bool = False, whole: bool = True):
+        self.whole = whole
         self.path, self.settings, self.header, self.eta, self.overwrite = path, settings, header, eta, overwrite
         self.parse, self.parse_scores, self.scores = parse, parse_scores, None
         self.file = AppendFile(path)
@@ -117,7 +119,7 @@ class ResumableLog:
             raise InputError(f"{path} has no record ({record_path(path)}), so nothing is added to it; "
                              "--overwrite starts over and keeps it as .bak")
         if self.old is not None:
-            check_same_settings(path, self.old["settings"], self.settings, self.settings)
+            check_same_settings(path, self.old["settings"], self.settings, None if self.whole else self.settings)
         table = self.parse(path, content)
         if table.header and list(table.header) != list(self.header):
             raise InputError(f"{path}: its columns are not those of its record; --overwrite starts over")
@@ -130,7 +132,7 @@ class ResumableLog:
         """Take the settings of the whole run. Raises InputError if the record has others."""
         if self.old is not None:
             check_same_settings(self.path, self.old["settings"], settings)
-        self.settings = settings
+        self.settings, self.whole = settings, True
 
     def _open_scores(self, table: RowFile) -> int:
         """Open the scores and return how many images are complete in both files; the others are recomputed."""
@@ -196,7 +198,6 @@ class ResumableLog:
 
     def complete(self, start: dict, lines: list[tuple[int, str]], non_finite: Iterable[int]) -> None:
         """Begin, and add all rows (index, line) that are missing in one write: for rows that cost no sampling."""
-        self.check_settings(self.settings)
         lines = [(index, line) for index, line in lines if index not in self.done]
         if not lines and set(non_finite) <= set(without_row(self.old, self.done)):
             print(f"{self.path}: complete; nothing to do", file=sys.stderr)

@@ -77,7 +77,8 @@ class Run:
         if self.worker.first:
             settings = settings_of(self.config, **self._checkpoint(), **known)
             self.logs.append(self._stack.enter_context(closing(ResumableLog(
-                path, settings, header, parse, parse_scores, eta=eta, overwrite=self.config.overwrite))))
+                path, settings, header, parse, parse_scores, eta=eta, overwrite=self.config.overwrite,
+                whole=False))))
 
     def _checkpoint(self) -> dict:
         """What is recorded of a checkpoint. The user's own code is recorded once it has run. Raises InputError."""

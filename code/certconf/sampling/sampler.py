@@ -21,6 +21,11 @@ from certconf.sampling.noise import FloatNoise, IntegerNoise
 from certconf.sampling.streams import BLOCK, stream_seed
 
 
+def torch_type(precision: str) -> torch.dtype:
+    """The type of a network's weights at one of PRECISIONS."""
+    return getattr(torch, PRECISIONS[precision])
+
+
 def forward_size(device_type: str, height: int, width: int, batch: int, count: int) -> int:
     """Samples of each forward pass for `count` samples, at most `batch`: a multiple of BLOCK or a divisor of it.
 
@@ -45,7 +50,7 @@ class Sampler:
     def __init__(self, base_classifier: nn.Module, noise: IntegerNoise | FloatNoise, device: torch.device,
                  precision: str, compile: bool):
         self.noise, self.device, self.precision, self.compile = noise, device, precision, compile
-        self.dtype, self.tf32 = getattr(torch, PRECISIONS[precision]), precision == "tf32"
+        self.dtype, self.tf32 = torch_type(precision), precision == "tf32"
         self.base_classifier = copy.deepcopy(base_classifier).eval()
         if any(module.training or isinstance(module, _BatchNorm) and module.running_mean is None
                for module in self.base_classifier.modules()):
