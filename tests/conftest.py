@@ -1,6 +1,7 @@
 """No test depends on the CPU that it runs on: one that meets its instructions for bf16 or fp16 takes `each_cpu`."""
 import pytest
-import torch
+
+from certconf.sampling import devices
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -10,14 +11,13 @@ def capabilities_of_this_cpu():
         raise AssertionError("this test's outcome may depend on the CPU: let it take the fixture each_cpu")
 
     with pytest.MonkeyPatch.context() as patch:
-        found = torch.cpu.get_capabilities()
-        patch.setattr(torch.cpu, "get_capabilities", ask)
-        yield found
+        patch.setattr(devices, "get_capabilities", ask)
+        yield devices.torch.cpu.get_capabilities()
 
 
 @pytest.fixture(params=["AVX2", "bf16 and fp16"])
 def each_cpu(request, monkeypatch):
     """The test runs twice: as on a CPU without instructions for 16 bits, and as on one with them (True)."""
     fast = request.param != "AVX2"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast, "avx512_fp16": fast})
+    monkeypatch.setattr(devices, "get_capabilities", lambda: {"avx512_bf16": fast, "avx512_fp16": fast})
     return fast
