@@ -1,4 +1,6 @@
 """No test depends on the CPU that it runs on: one that meets its instructions for bf16 or fp16 takes `each_cpu`."""
+import sys
+
 import pytest
 
 from certconf.sampling import devices
@@ -13,6 +15,12 @@ def capabilities_of_this_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "get_capabilities", ask)
         yield devices.torch.cpu.get_capabilities()
+
+
+@pytest.fixture(autouse=True)
+def search_path(monkeypatch):
+    """Code of a user's own, once loaded, keeps its folder in front of all others: for one test only."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
 
 
 @pytest.fixture(params=["AVX2", "bf16 and fp16"])
