@@ -3,18 +3,23 @@ import sys
 
 import pytest
 
-from certconf.sampling import devices
-
 
 @pytest.fixture(scope="session", autouse=True)
 def capabilities_of_this_cpu():
-    """What PyTorch says of this CPU, which a program that runs in a test may not ask for."""
+    """What PyTorch says of this CPU, which a program that runs in a test may not ask for. None if no test needs it."""
+    if "torch" not in sys.modules:  # it takes seconds
+        yield None
+        return
+
+    from certconf.sampling import devices
+
     def ask():
         raise AssertionError("this test's outcome may depend on the CPU: let it take the fixture each_cpu")
 
+    found = devices.get_capabilities()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "get_capabilities", ask)
-        yield devices.torch.cpu.get_capabilities()
+        yield found
 
 
 @pytest.fixture(autouse=True)
@@ -27,5 +32,6 @@ def search_path(monkeypatch):
 def each_cpu(request, monkeypatch):
     """The test runs twice: as on a CPU without instructions for 16 bits, and as on one with them (True)."""
     fast = request.param != "AVX2"
-    monkeypatch.setattr(devices, "get_capabilities", lambda: {"avx512_bf16": fast, "avx512_fp16": fast})
+    monkeypatch.setattr("certconf.sampling.devices.get_capabilities",
+                        lambda: {"avx512_bf16": fast, "avx512_fp16": fast})
     return fast

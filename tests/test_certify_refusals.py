@@ -77,7 +77,7 @@ BAD_OPTIONS = [
     ("--N0", "--N0", "0"), ("--batch", "--batch", "0"), ("--skip", "--skip", "0"), ("--skip", "--skip", "-20"),
     ("--max", "--max", "-2"), ("--max", "--max", "0"), ("radii are", "--radii", "1e8"),
     ("radii are", "--radii", "0.009999999991"), ("--N,", "--N", "20000000"),
-    ("--seed", "--seed", "5000"), ("--seed", "--seed", "1024"), ("--seed", "--seed", "-1"),
+    ("between 0 and 255", "--seed", "256"), ("--seed", "--seed", "-1"),
     ("radius 0.255", "--radii", "0", "0.255"), ("radius -0.25", "--radii", "-0.25", "0"),
     ("radius nan", "--radii", "nan"), ("radius inf", "--radii", "0", "inf"), ("increasing", "--radii", "0.5", "0.25"),
     ("increasing", "--radii", "0", "0.25", "0.25"), ("alpha <= 0.5", "--bound", "dkw", "--alpha", "0.9"),
