@@ -18,7 +18,6 @@ from helpers import CERTIFY, CODE, ROOT, fake_checkpoint, read_rows, without_tim
 
 OPTIONS = ("--skip", 20, "--N0", 16, "--N", 64)
 PATIENCE = 240  # seconds that no wait of a test should need
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2")  # and -- before the program, for its own --max
 START = multiprocessing.get_context("forkserver")  # it imports PyTorch once, for all the processes to be killed
 
 
@@ -123,7 +122,7 @@ def start(*args, errors=os.devnull, network=None, file_size=None) -> multiproces
     return _started(_child, args, str(errors), network, file_size)
 
 
-def _rank(program: str, args: tuple, environment: dict, outputs: list[str]) -> None:
+def _program(program: str, args: tuple, environment: dict, outputs: list[str]) -> None:
     os.environ.update(environment)
     for stream, output in enumerate(outputs, 1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
@@ -132,18 +131,14 @@ def _rank(program: str, args: tuple, environment: dict, outputs: list[str]) -> N
     runpy.run_path(program, run_name="__main__")
 
 
-class Rank:
-    """One of `size` processes as torchrun starts them, running a program; the files out and err get its output.
+class Forked:
+    """A program in a process of its own, which need not load PyTorch again; its output goes to files of the folder."""
 
-    Without torchrun, PyTorch is loaded once for all of them, rank 0 holds the store, and no agent ends any.
-    """
-
-    def __init__(self, rank: int, port: int, folder, program, *args, size: int = 2, **environment):
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
-                 "MASTER_ADDR": "localhost", "MASTER_PORT": port, **environment}
-        self.out, self.err = (Path(folder) / f"{name}.{rank}" for name in ("stdout", "stderr"))
-        self.process = _started(_rank, str(program), tuple(map(str, args)),
-                                {name: str(value) for name, value in names.items()}, [str(self.out), str(self.err)])
+    def __init__(self, folder, program, *args, **environment):
+        self.out, self.err = (Path(folder) / f"{name}{environment.get('RANK', '')}" for name in ("stdout", "stderr"))
+        self.process = _started(_program, str(program), tuple(map(str, args)),
+                                {name: str(value) for name, value in environment.items()},
+                                [str(self.out), str(self.err)])
 
     def outcome(self) -> tuple[int, str, list[str]]:
         """Its exit status, stdout and the lines of stderr, once it has ended."""
@@ -151,10 +146,15 @@ class Rank:
         return status, self.out.read_text(), self.err.read_text().splitlines()
 
 
+def start_ranks(folder, program, *args, port: int | None = None, **environment) -> list[Forked]:
+    """Start a program in two ranks, as torchrun does, but rank 0 holds the store, and no agent ends either."""
+    common = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port or free_port()}
+    return [Forked(folder, program, *args, RANK=rank, LOCAL_RANK=rank, **common, **environment) for rank in range(2)]
+
+
 def run_ranks(folder, program, *args) -> list[tuple[int, str, list[str]]]:
-    """Run a program in two ranks, whose output goes to a folder; the outcome of each."""
-    port = free_port()
-    return [rank.outcome() for rank in [Rank(rank, port, folder, program, *args) for rank in range(2)]]
+    """The outcomes of start_ranks."""
+    return [rank.outcome() for rank in start_ranks(folder, program, *args)]
 
 
 def free_port() -> int:

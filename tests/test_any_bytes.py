@@ -1,6 +1,6 @@
 """Any byte string as a log, as a record or as saved scores: a clear error or a valid reading, and the file stays.
 
-Each reader has one function that tries one file, called with hundreds of inputs here and 100,000 under -m long.
+Each reader has one function that tries one file, called with hundreds of inputs here and 30,000 under -m long.
 """
 import json
 import math
@@ -23,7 +23,7 @@ from certconf.statistics.measures import MEASURES
 
 N = 8
 RADII = (0.0, 0.5)
-QUICK, LONG = 300, 100_000
+QUICK, LONG = 300, 30_000
 HEADER = "\t".join(columns(RADII)) + "\n"
 LOG = (HEADER + "0\t3\t3\t0.75\t0.5\t0.7\t0.25\t1\t0:00:01.5\n20\t4\t3\t0.9\t0.5\t0.8\t0.4\t0\t1 day, 0:00:01\n"
        "40\t4\t-1\t0.0\t0.0\t0.0\t0.0\t0\t0:00:00.1\n").encode()

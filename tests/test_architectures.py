@@ -16,7 +16,7 @@ from certconf.errors import InputError
 from certconf.files import file_sha256
 from certconf.inputs.architectures import Normalize, build_network, load_checkpoint, read_checkpoint
 
-EXAMPLES, MANY = 200, 100_000
+EXAMPLES, MANY = 200, 30_000
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 

@@ -108,7 +108,7 @@ def test_resumes_and_refuses_another_network_other_images_or_options(tmp_path):
     assert (tmp_path / "log.bak").exists()
 
 
-def test_weights_are_those_given(tmp_path):
+def test_weights_are_those_given(tmp_path, each_cpu):
     """Not those of a copy that was folded or cast: a later change of the caller's network changes nothing, too."""
     given = network()
     certified = Smooth(given, 2, 0.25, device="cpu", precision="bf16")

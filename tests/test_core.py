@@ -221,24 +221,6 @@ def test_batch_is_remembered_after_out_of_memory(capsys):
     assert capsys.readouterr().err == "out of GPU memory: trying a batch of 16\n"
 
 
-@pytest.mark.parametrize("n", [1, 7, 1000])
-def test_order_statistics_on_a_gpu(n, monkeypatch):
-    """The lines that run on CUDA, on a tensor of the CPU that passes for one: the same as NumPy's."""
-    scores = torch.rand(n, generator=torch.Generator().manual_seed(n))
-    ranks = np.unique(np.linspace(1, n, 5).astype(np.int64))
-    device = type("Device", (), {"type": "cuda"})()
-
-    class OnGpu:
-        def __init__(self, tensor):
-            self.tensor, self.device = tensor, device
-
-        def sort(self):
-            return self.tensor.sort()
-
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, place: tensor)
-    assert order_statistics(OnGpu(scores), ranks).tolist() == order_statistics(scores, ranks).tolist()
-
-
 # --- early abstention -------------------------------------------------------------------------------------------------
 
 def test_early_abstention_changes_no_other_row():
@@ -299,7 +281,7 @@ def test_minus_infinity_is_a_softmax_of_zero():
 @pytest.mark.parametrize("changes", [
     {"n0": 0}, {"n": 0}, {"n": -5}, {"batch": 0}, {"alpha": 0.0}, {"alpha": 1.0}, {"alpha": -0.1}, {"alpha": math.nan},
     {"radii": (-0.25, 0.0)}, {"radii": (math.nan,)},
-    {"bound": "none"}, {"bound": "dkw", "alpha": 0.9}, {"seed": -1}, {"seed": 1024}, {"index": -1}, {"index": 2 ** 21}])
+    {"bound": "none"}, {"bound": "dkw", "alpha": 0.9}, {"seed": -1}, {"seed": 256}, {"index": -1}, {"index": 2 ** 21}])
 def test_bad_arguments(changes):
     """ValueError, before anything is sampled."""
     network = scripted(lambda k: [4.0, 0.0])

@@ -18,7 +18,7 @@ AVX2, AVX512, ZEN4, SAPPHIRE, ARM, GRAVITON3 = (
     (AVX2, ""), (AVX512, ""), (ZEN4, "bf16"), (SAPPHIRE, "bf16 fp16"), (ARM, ""), (GRAVITON3, "bf16 fp16")])
 def test_precisions_of_a_cpu(capabilities, fast, monkeypatch):
     """With faked instruction sets: fp32 (and tf32, which is fp32 there) always, others if there are some."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(devices, "get_capabilities", lambda: capabilities)
     for precision in PRECISIONS:
         lines = slow_choices("cpu", CPU, precision)
         if precision in ("fp32", "tf32", *fast.split()):

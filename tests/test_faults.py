@@ -8,6 +8,7 @@ import pytest
 import torch
 from certify_runs import (
     PATIENCE,
+    Forked,
     arguments,
     certify,
     confident_checkpoint,
@@ -105,12 +106,12 @@ def test_stopped_command(signum, checkpoint, whole, tmp_path):
 
     The row that is on its way to the disk when the signal comes may be taken back; the one before it may not.
     """
-    process = start_program(*arguments(checkpoint, tmp_path / "log"), program=(CERTIFY,))
-    wait_for_rows(tmp_path / "log", 2, process)
-    process.send_signal(signum)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out) == (STATUS[signum], "")
-    line, = told(err)
+    command = Forked(tmp_path, CERTIFY, *arguments(checkpoint, tmp_path / "log"))
+    wait_for_rows(tmp_path / "log", 2, command.process)
+    os.kill(command.process.pid, signum)
+    status, out, err = command.outcome()
+    assert (status, out) == (STATUS[signum], "")
+    line, = told("\n".join(err))
     assert "stopped" in line and "same command" in line
     assert_complete(tmp_path / "log", at_least=1)
     assert rows_in(tmp_path / "log") < 12

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from certify_runs import PATIENCE, Rank, free_port
+from certify_runs import PATIENCE, start_ranks
 from helpers import CODE, ROOT
 from torch import distributed
 
@@ -47,10 +47,9 @@ def script(folder, work="pass", before="pass", after="pass"):
 
 
 @contextmanager
-def two_ranks(path, port=None, **environment):
+def two_ranks(path, **options):
     """Two ranks that run a script; what is left of them at the end is killed."""
-    port = port or free_port()
-    ranks = [Rank(rank, port, path.parent, path, **environment) for rank in range(2)]
+    ranks = start_ranks(path.parent, path, **options)
     try:
         yield ranks
     finally:
@@ -113,7 +112,7 @@ def test_a_restart(tmp_path):
     store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     rows = [f"{task} {task ** 2}" for task in range(6)]
     for attempt, status, expected in ((0, 1, rows[:3]), (1, 0, rows)):
-        with two_ranks(script(tmp_path, work), store.port, TORCHELASTIC_USE_AGENT_STORE=True,
+        with two_ranks(script(tmp_path, work), port=store.port, TORCHELASTIC_USE_AGENT_STORE=True,
                        TORCHELASTIC_RESTART_COUNT=attempt) as (first, _):
             found, out, err = first.outcome()
             assert (found, out.splitlines()) == (status, expected), err

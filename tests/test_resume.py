@@ -197,7 +197,7 @@ def test_overwrite_keeps_every_old_run(log, weights, whole):
     for k, backup in enumerate(("log.bak", "log.bak1", "log.bak2")):
         old = {name: (log.parent / ("log" + name)).read_bytes() for name in names}
         result = certify(*arguments(weights, log, "--save_scores", "--overwrite", "--seed", k))
-        assert result.returncode == 0 and str(log.with_name(backup)) in result.stderr.splitlines()[0]
+        assert result.returncode == 0 and f"{log}: kept as {log.with_name(backup)}\n" in result.stderr
         assert old == {name: (log.parent / (backup + name)).read_bytes() for name in names}
         assert len(json.loads(record_of(log).read_text())["starts"]) == 1
     assert (log.parent / "log.bak1").read_bytes() != (log.parent / "log.bak2").read_bytes()

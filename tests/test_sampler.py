@@ -2,10 +2,12 @@
 import copy
 import math
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers import CODE, DEMO_CHECKPOINT, random_network, run_program
+from certify_runs import Forked
+from helpers import DEMO_CHECKPOINT, random_network
 from scipy.stats import kstest
 from torch import nn
 
@@ -274,14 +276,22 @@ def test_a_score_is_a_function_of_its_image(network):
 
 # --- compilation and precision ----------------------------------------------------------------------------------------
 
-def test_frozen_graph(monkeypatch):
+class Lowered(Exception):
+    """Ends a compilation before its machine code is made, which takes many seconds."""
+
+
+@pytest.mark.parametrize("to_its_end", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_frozen_graph(to_its_end, monkeypatch):
     """A compiled network has its weights as constants: images are the graph's one input, at every size."""
     from torch._inductor import config
+    from torch._inductor.exc import InductorError
     from torch._inductor.graph import GraphLowering
     inputs, original = [], GraphLowering.run
 
     def spy(self, *args):
         inputs.append(len(self.module.graph.find_nodes(op="placeholder")))
+        if not to_its_end:
+            raise Lowered
         return original(self, *args)
 
     monkeypatch.setattr(GraphLowering, "run", spy)
@@ -289,8 +299,9 @@ def test_frozen_graph(monkeypatch):
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()
     compiled = Sampler(network, make_noise("integer", SIGMA, CPU), CPU, "fp32", True)
     for batch in (32, 8):
-        scores = next(compiled.softmax(IMAGE, 8, batch, KEY))
-        torch.testing.assert_close(scores, softmax(network, count=8), rtol=0, atol=1e-5)
+        with nullcontext() if to_its_end else pytest.raises(InductorError, match="Lowered"):
+            scores = next(compiled.softmax(IMAGE, 8, batch, KEY))
+            torch.testing.assert_close(scores, softmax(network, count=8), rtol=0, atol=1e-5)
     assert inputs == [1, 1]
 
 
@@ -323,8 +334,6 @@ def test_folding_is_checked_in_float32():
 
 
 PRECISION_SETTINGS = """
-import sys
-sys.path.insert(0, {code!r})
 import torch
 from torch import backends
 from certconf.sampling.sampler import tf32
@@ -358,13 +367,14 @@ assert {inherits} == (backends.cuda.matmul.fp32_precision == "none")
     ("backends.cuda.matmul.fp32_precision = 'tf32'", False), ("backends.cudnn.conv.fp32_precision = 'ieee'", True),
     ("backends.cudnn.fp32_precision = 'ieee'", False), ("torch.set_float32_matmul_precision('medium')", False),
     ("backends.cudnn.allow_tf32 = False", True)])
-def test_both_interfaces_to_tf32(setting, inherits):
+def test_both_interfaces_to_tf32(setting, inherits, tmp_path):
     """Whatever the caller has set through whichever interface: tf32() sets both, and leaves them as they were.
 
     inherits: whether cuBLAS still follows torch.backends.fp32_precision afterwards. In a process of its own.
     """
-    result = run_program("-c", PRECISION_SETTINGS.format(code=str(CODE), setting=setting, inherits=inherits))
-    assert result.returncode == 0, result.stderr
+    (tmp_path / "settings.py").write_text(PRECISION_SETTINGS.format(setting=setting, inherits=inherits))
+    status, _, lines = Forked(tmp_path, tmp_path / "settings.py").outcome()
+    assert status == 0, lines
 
 
 # --- sizes and devices ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import os
 from functools import cache
 
 import torch
+from torch.cpu import get_capabilities
 
 from certconf.errors import InputError
 
@@ -48,7 +49,7 @@ def fast_on_cpu(precision: str) -> bool:
     """Whether this CPU has instructions for a precision: it emulates the others, several times as slow as fp32."""
     if precision not in INSTRUCTIONS:
         return True
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = get_capabilities()
     return any(capabilities.get(name) for name in INSTRUCTIONS[precision])
 
 
