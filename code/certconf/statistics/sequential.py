@@ -1,7 +1,7 @@
 """Staged sampling: an image's scores are looked at before all N are drawn, and sampling stops once it is settled.
 
-Look k = 0 ... K-1 is at the first n_k scores, n_k = N / 2^(K-1-k), and has a spec of its own: the band, the limits and
-the certificate of n_k scores at error probability alpha_k, where sum alpha_k <= alpha. Sampling stops at the first look
+Look k = 0 ... K-1 is at the first n_k scores, n_k = N / 2^((K-1-k)/3), and has a spec of its own: the band, the
+limits and the certificate of n_k scores at error probability alpha_k, where sum alpha_k <= alpha. Sampling stops at the first look
 that settles, for a score S, at every radius whether the bound exceeds S, and whether the certificate abstains. The row
 is that look's certificate.
 
@@ -25,10 +25,11 @@ from scipy.special import betaincinv
 from certconf.statistics.bounds import shifted_probability
 from certconf.statistics.certificate import ABSTAIN, Certificate, CertificateSpec
 
-MOST_LOOKS = 8
+MOST_LOOKS = 22
+LOOKS_PER_DOUBLING = 3
 SMALLEST_LOOK = 500  # samples; fewer settle hardly any image
-GROWTH = 1.5  # of alpha_k from look to look: most images that are certified need a late one
-OPTIMISM = 0.05  # level of the upper limits by which a radius is given up
+GROWTH = 1.4  # of alpha_k from look to look: most images that are certified need a late one
+OPTIMISM = 0.3  # level of the upper limits by which a radius is given up
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ def look_etas(spec: CertificateSpec) -> float | tuple[float | None, ...] | None:
 
 
 def look_sizes(n: int) -> list[int]:
-    """n_k = n / 2^(K-1-k), rounded down: at most MOST_LOOKS, the first at least SMALLEST_LOOK, the last n."""
-    return [n >> halvings for halvings in reversed(range(MOST_LOOKS)) if not halvings or n >> halvings >= SMALLEST_LOOK]
+    """n_k = n / 2^((K-1-k)/3), rounded down: at most MOST_LOOKS, the first at least SMALLEST_LOOK, the last n."""
+    sizes = (int(n * 2 ** (-back / LOOKS_PER_DOUBLING)) for back in reversed(range(MOST_LOOKS)))
+    return [size for size in sizes if size == n or size >= SMALLEST_LOOK]
 
 
 def look_alphas(alpha: float, looks: int) -> list[float]:
