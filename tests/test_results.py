@@ -44,7 +44,7 @@ def test_saved_scores_belong_to_the_log(log):
     """Certified again, every image has the log's own bounds."""
     saved = read_scores(f"{log}.scores")
     table, _ = read_recorded_log(str(log))
-    for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.spec), strict=True):
+    for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.plan), strict=True):
         assert (row.index, row.label, row.predict) == (index, label, certificate.prediction)
         assert row.exp_cdf == pytest.approx(certificate.exp_cdf, rel=1e-7, abs=1e-12)
 
@@ -86,7 +86,7 @@ def test_sampling_again_agrees(folder, sigma, samples):
     checkpoint = f"{ROOT}/models/cifar10/{folder.removesuffix('_staged')}/noise_{sigma}/checkpoint.pth.tar"
     smooth = Smooth(load_checkpoint(checkpoint, "cifar10")[0], 10, float(sigma), device="cpu")
     images, _ = open_images("cifar10", "test", 20)
-    pairs = zip(*(run.certificates(run.spec) for run in runs), strict=True)
+    pairs = zip(*(run.certificates(run.plan) for run in runs), strict=True)
     chosen = list(itertools.islice(((index, (one, two)) for (index, _, one), (_, _, two) in pairs
                                     if one.prediction != ABSTAIN and one.mean > 0.7), 4))
     differences = []
@@ -199,7 +199,7 @@ def test_logs_are_of_the_networks_in_models(folder):
         checkpoint = ROOT / "models" / "cifar10" / network / run.stem / "checkpoint.pth.tar"
         assert saved.settings["checkpoint_sha256"] == file_sha256(checkpoint)
         assert (saved.settings["noise"], saved.settings["weights"], saved.settings["seed"]) == ("integer", "falling", 1)
-        assert saved.spec.settle == (None if folder == "resnet20" else saved.spec.measure.cutoff)
+        assert saved.plan.settle == (None if folder == "resnet20" else saved.spec.measure.cutoff)
 
 
 @pytest.mark.parametrize("name", SOFT_MEASURES)
@@ -282,6 +282,6 @@ def test_imagenet_table():
     for sigma, name, cells in shown:
         saved = read_scores(f"{ROOT}/log_files/imagenet_efficientnet/{name}/noise_{sigma}.scores")
         assert len(saved.records) == 20 and saved.spec.n == 1000 and not saved.non_finite
-        right = [found for _, label, found in saved.certificates(saved.spec) if found.prediction == label]
+        right = [found for _, label, found in saved.certificates(saved.plan) if found.prediction == label]
         counts = [sum(found.lower_bound(radius) > MEASURES[name].cutoff for found in right) for radius in radii]
         assert list(map(int, cells.split(" | "))) == counts

@@ -160,8 +160,9 @@ def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of
                         intervals: int = 1000, mirrored: bool = False) -> float:
     """The largest eta at which the limits of levels eta w_j hold at all ranks at once with probability 1 - alpha.
 
-    Calibrated exactly: a root of failure_probability between alpha / sum w (Bonferroni) and alpha / max w, and there
-    the end of the bracket that is safe.
+    Calibrated exactly, to a millionth: between alpha / sum w (Bonferroni) and alpha / max w, at which one limit alone
+    fails with probability alpha. failure_probability was found to be at most alpha at what is returned, unless that is
+    alpha / sum w, where the union bound says so.
     """
     ranks = clopper_pearson_ranks(n, ranks_of or weights, intervals)
     ranks = mirrored_ranks(n, ranks) if mirrored else ranks
@@ -182,8 +183,8 @@ def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of
 def _greatest_safe(excess: Callable[[float], float], low: float, high: float) -> float:
     """An x at which excess(x), a rising function, was found to be in [-ETA_TOLERANCE, 0]; low, if there is none.
 
-    low must be safe whatever excess(low) is. Secant steps from there, or a bisection if one leaves the bracket: of the
-    greatest x found safe and the least found unsafe. In practice four values of excess, where Brent's method took eight.
+    low must be safe whatever excess(low) is, and high unsafe. Secant steps from low, or a bisection where one would
+    leave the bracket of the greatest x found safe and the least found unsafe. Four or five values of excess, as a rule.
     """
     x, value, slope = low, excess(low), 1.0
     while not -ETA_TOLERANCE <= value <= 0:
@@ -197,23 +198,19 @@ def _greatest_safe(excess: Callable[[float], float], low: float, high: float) ->
     return x
 
 
-def clopper_pearson_band(n: int, alpha: float, eta: float | None = None, weights: str = "falling",
-                         ranks_of: str | None = None, mirrored: bool = False) -> Band:
+def clopper_pearson_band(n: int, alpha: float, weights: str = "falling", ranks_of: str | None = None,
+                         mirrored: bool = False) -> Band:
     """Clopper-Pearson limits of levels eta w_j, calibrated to hold at all ranks at once with probability 1 - alpha.
 
     n >= 1, 1e-100 <= alpha < 1; weights, ranks_of: the weights, and those whose ranks are used (default: the same);
     mirrored: for the mirrored scores, at the mirrored ranks, so that it needs no order statistics but those.
-    p_j falls with j by itself, since the limit falls with the rank and with its level, and w_j does not rise. Pass the
-    eta of an earlier call with the same arguments to save the calibration: it is checked, and calibrated again if it is
-    not safe.
+    p_j falls with j by itself, since the limit falls with the rank and with its level, and w_j does not rise.
     """
     _check(n, alpha)
     ranks = clopper_pearson_ranks(n, ranks_of or weights)
     ranks = mirrored_ranks(n, ranks) if mirrored else ranks
-    each = limit_weights(ranks, weights)
-    if eta is None or not _is_safe(eta, n, alpha, ranks, each):
-        eta = clopper_pearson_eta(n, alpha, weights, ranks_of, mirrored=mirrored)
-    return Band(ranks, _limits(n, ranks, eta * each), eta)
+    eta = clopper_pearson_eta(n, alpha, weights, ranks_of, mirrored=mirrored)
+    return Band(ranks, _limits(n, ranks, eta * limit_weights(ranks, weights)), eta)
 
 
 def two_valued_band(n: int, alpha: float, ranks_of: str = "falling") -> Band:
@@ -241,12 +238,6 @@ def _limits(n: int, ranks: np.ndarray, levels: np.ndarray) -> np.ndarray:
     Not increasing with the rank, even if some limits had to be lowered: a limit above an earlier one becomes that one.
     """
     return np.minimum.accumulate(clopper_pearson_limit(n - ranks + 1, n, levels))
-
-
-def _is_safe(eta: float, n: int, alpha: float, ranks: np.ndarray, each: np.ndarray) -> bool:
-    if not alpha / each.sum() < eta <= alpha / each.max() or alpha < SMALLEST_CALIBRATED_ALPHA:
-        return False  # no calibration gives it
-    return failure_probability(n, ranks, _limits(n, ranks, eta * each)) <= alpha
 
 
 # --- DKW ------------------------------------------------------------------------------------------------------------
