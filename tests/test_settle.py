@@ -133,6 +133,37 @@ def test_another_score_does_not_resume(staged):
     assert contents(folder) == before
 
 
+def with_looks(folder, target, looks):
+    """Copies of a staged log, its record and its scores, with other looks in the record."""
+    for name in ("pred_score", "pred_score.scores"):
+        (target / name).write_bytes((folder / name).read_bytes())
+    record = json.loads((folder / "pred_score.json").read_text())
+    record["settings"]["looks"] = looks
+    (target / "pred_score.json").write_text(json.dumps(record))
+
+
+def test_other_looks_do_not_resume(staged, tmp_path):
+    """A log with the looks of another version is never continued with today's."""
+    folder, _ = staged
+    with_looks(folder, tmp_path, [[500, 0.0001], [1000, 0.0002], [2000, 0.0003], [4000, 0.0004]])
+    before = contents(tmp_path)
+    result = certify(*arguments(folder, tmp_path / "pred_score", "--settle", 0.5, "--save_scores", stop=400))
+    assert_refused(result, "pred_score was written with other settings: the looks of --settle")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("looks", [
+    None, [], 7, [[4000]], [[500, 0.0005], [4000.0, 0.0005]], [[500, 1], [4000, 0.0005]],
+    [[500, 0.0006], [4000, 0.0005]], [[500, 0.0001], [500, 0.0001], [4000, 0.0005]], [[500, 0.0005], [2000, 0.0005]],
+    [[500, -0.5], [4000, 0.0005]],
+    [[500, float("nan")], [4000, 0.0005]], [["500", 0.0001], [4000, 0.0005]], [[0, 0.0001], [4000, 0.0005]]])
+def test_recorded_looks_that_are_refused(staged, tmp_path, looks):
+    """Looks come from a file: sizes that rise to N, and levels whose sum is at most alpha, or one line."""
+    with_looks(staged[0], tmp_path, looks)
+    assert_refused(call_program("code/recertify.py", tmp_path / "pred_score.scores", tmp_path / "out"),
+                   "not a record of saved scores")
+
+
 def test_readers_say_what_was_settled(staged):
     """One line on stderr says that images stopped early, at the settled score too: its baseline and other radii."""
     folder, _ = staged

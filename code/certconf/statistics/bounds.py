@@ -183,10 +183,11 @@ def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of
 def _greatest_safe(excess: Callable[[float], float], low: float, high: float) -> float:
     """An x at which excess(x), a rising function, was found to be in [-ETA_TOLERANCE, 0]; low, if there is none.
 
-    low must be safe whatever excess(low) is, and high unsafe. Secant steps from low, or a bisection where one would
-    leave the bracket of the greatest x found safe and the least found unsafe. Four or five values of excess, as a rule.
+    low must be safe whatever excess(low) is, and high unsafe. Secant steps from the middle, or a bisection where one
+    would leave the bracket of the greatest x found safe and the least found unsafe. As a rule three values of excess.
     """
-    x, value, slope = low, excess(low), 1.0
+    x, slope = (low + high) / 2, 1.0
+    value = excess(x)
     while not -ETA_TOLERANCE <= value <= 0:
         low, high = (x, high) if value <= 0 else (low, x)
         if high - low <= ETA_TOLERANCE:
