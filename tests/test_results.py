@@ -49,6 +49,16 @@ def test_saved_scores_belong_to_the_log(log):
         assert row.exp_cdf == pytest.approx(certificate.exp_cdf, rel=1e-7, abs=1e-12)
 
 
+def test_staged_log_of_eight_looks():
+    """Certified again with its own looks, not today's: all its bounds, but for their eighth digit."""
+    log = ROOT / "log_files" / "cifar10_resnet20_staged" / "margin" / "noise_0.25"
+    saved, (table, settings) = read_scores(f"{log}.scores"), read_recorded_log(str(log))
+    assert saved.plan.recorded_looks() == settings["looks"] and len(settings["looks"]) == 8
+    for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.plan), strict=True):
+        assert (row.index, row.label, row.predict) == (index, label, certificate.prediction)
+        assert row.exp_cdf == pytest.approx(certificate.exp_cdf, rel=0, abs=2e-8)
+
+
 @pytest.mark.parametrize("log", RUNS, ids=str)
 def test_clopper_pearson_certifies_at_least_what_dkw_does(log):
     """Two images of 500 is the tolerance; at sigma 0.25 and R = 0.75 DKW certifies nothing, and the other band does."""

@@ -127,7 +127,7 @@ def read_scores(path: str) -> SavedScores:
         raise InputError(f"{recorded}: no such record of the run that saved the scores")
     settings = record["settings"]
     try:
-        plan = _recorded_plan(settings)
+        plan = _recorded_plan(settings, record.get("eta"))
         if record.get("scores_dtype") != describe_dtype(scores_dtype(plan)):
             raise ValueError("scores_dtype")
     except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
@@ -142,14 +142,18 @@ def read_scores(path: str) -> SavedScores:
                        without_row(record, records["idx"].tolist()))
 
 
-def _recorded_plan(settings: dict) -> Plan:
-    """The plan of a run's own certificates. Raises KeyError, TypeError, ValueError, OverflowError, InputError."""
+def _recorded_plan(settings: dict, eta) -> Plan:
+    """The plan of a run's own certificates. Raises KeyError, TypeError, ValueError, OverflowError, InputError.
+
+    eta: what an older record holds of the calibration; it is used if the run has one look.
+    """
     # older records have none of these four
     noise, delta, weights, settle = (settings.get(name, default) for name, default in (
         ("noise", "float"), ("delta", 0.0), ("weights", "equal"), ("settle", None)))
     alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
     spec = CertificateSpec(MEASURES[settings["confidence_measure"]], settings["N"], alpha, sigma, settings["bound"],
-                           tuple(radii), weights, kept_ranks=weights, float_noise=noise == "float", delta=delta)
+                           tuple(radii), weights, kept_ranks=weights, eta=eta if type(eta) is float else None,
+                           float_noise=noise == "float", delta=delta)
     if settings["program"] != "certify" or settings["save_scores"] is not True:
         raise ValueError("the run saved none")
     if (type(spec.n) is not int or type(settings["radii"]) is not list

@@ -157,12 +157,12 @@ def mirrored_ranks(n: int, ranks: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of: str | None = None,
-                        intervals: int = 1000, mirrored: bool = False) -> float:
+                        intervals: int = 1000, mirrored: bool = False, start: float | None = None) -> float:
     """The largest eta at which the limits of levels eta w_j hold at all ranks at once with probability 1 - alpha.
 
     Calibrated exactly, to a millionth: between alpha / sum w (Bonferroni) and alpha / max w, at which one limit alone
     fails with probability alpha. failure_probability was found to be at most alpha at what is returned, unless that is
-    alpha / sum w, where the union bound says so.
+    alpha / sum w, where the union bound says so. start: an eta at which the search begins, and ends if it is one.
     """
     ranks = clopper_pearson_ranks(n, ranks_of or weights, intervals)
     ranks = mirrored_ranks(n, ranks) if mirrored else ranks
@@ -176,18 +176,18 @@ def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of
     def excess(log_eta: float) -> float:
         return np.log(failure_probability(n, ranks, _limits(n, ranks, np.exp(log_eta) * each)) / alpha)
 
-    log_eta = _greatest_safe(excess, np.log(lowest), np.log(highest))
+    first = np.log(start) if start is not None and lowest < start < highest else np.log(lowest * highest) / 2
+    log_eta = _greatest_safe(excess, np.log(lowest), np.log(highest), first)
     return float(max(np.exp(log_eta), lowest))
 
 
-def _greatest_safe(excess: Callable[[float], float], low: float, high: float) -> float:
+def _greatest_safe(excess: Callable[[float], float], low: float, high: float, x: float) -> float:
     """An x at which excess(x), a rising function, was found to be in [-ETA_TOLERANCE, 0]; low, if there is none.
 
-    low must be safe whatever excess(low) is, and high unsafe. Secant steps from the middle, or a bisection where one
+    low must be safe whatever excess(low) is, and high unsafe. Secant steps from the x given, or a bisection where one
     would leave the bracket of the greatest x found safe and the least found unsafe. As a rule three values of excess.
     """
-    x, slope = (low + high) / 2, 1.0
-    value = excess(x)
+    value, slope = excess(x), 1.0
     while not -ETA_TOLERANCE <= value <= 0:
         low, high = (x, high) if value <= 0 else (low, x)
         if high - low <= ETA_TOLERANCE:
@@ -200,17 +200,18 @@ def _greatest_safe(excess: Callable[[float], float], low: float, high: float) ->
 
 
 def clopper_pearson_band(n: int, alpha: float, weights: str = "falling", ranks_of: str | None = None,
-                         mirrored: bool = False) -> Band:
+                         mirrored: bool = False, start: float | None = None) -> Band:
     """Clopper-Pearson limits of levels eta w_j, calibrated to hold at all ranks at once with probability 1 - alpha.
 
     n >= 1, 1e-100 <= alpha < 1; weights, ranks_of: the weights, and those whose ranks are used (default: the same);
-    mirrored: for the mirrored scores, at the mirrored ranks, so that it needs no order statistics but those.
+    mirrored: for the mirrored scores, at the mirrored ranks, so that it needs no order statistics but those; start: see
+    clopper_pearson_eta.
     p_j falls with j by itself, since the limit falls with the rank and with its level, and w_j does not rise.
     """
     _check(n, alpha)
     ranks = clopper_pearson_ranks(n, ranks_of or weights)
     ranks = mirrored_ranks(n, ranks) if mirrored else ranks
-    eta = clopper_pearson_eta(n, alpha, weights, ranks_of, mirrored=mirrored)
+    eta = clopper_pearson_eta(n, alpha, weights, ranks_of, mirrored=mirrored, start=start)
     return Band(ranks, _limits(n, ranks, eta * limit_weights(ranks, weights)), eta)
 
 

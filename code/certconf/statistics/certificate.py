@@ -39,7 +39,8 @@ class CertificateSpec:
     float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
     the law of the noisy images that were drawn and the exact one (see noise.py);
     weights: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then uses
-    whatever its own weights and bound, or None.
+    whatever its own weights and bound, or None; eta: where the search for the band's eta begins: for an older record
+    with its own, so that its certificates are those of its log to the last digit.
     """
 
     measure: Measure
@@ -50,6 +51,7 @@ class CertificateSpec:
     radii: tuple[float, ...] = RADII
     weights: str = "falling"
     kept_ranks: str | None = None
+    eta: float | None = None
     float_noise: bool = False
     delta: float = 0.0
 
@@ -59,13 +61,13 @@ class CertificateSpec:
 
         It holds under exact noise, whose probabilities are within delta of those of the noise that was drawn.
         """
-        band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, self.measure.two_valued)
+        band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, self.eta, self.measure.two_valued)
         return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
 
     @cached_property
     def upper_band(self) -> Band:
         """The band of the mirrored score, from the same order statistics: `band`'s own ranks, mirrored."""
-        band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, mirrored=True)
+        band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, None, mirrored=True)
         return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
 
     def shift(self, radius):
@@ -100,12 +102,12 @@ class CertificateSpec:
 
 
 @lru_cache
-def _band(n: int, alpha: float, bound: str, weights: str, kept_ranks: str | None,
+def _band(n: int, alpha: float, bound: str, weights: str, kept_ranks: str | None, eta: float | None,
           two_valued: bool = False, mirrored: bool = False) -> Band:
     if bound == "clopper_pearson" and two_valued:
         return two_valued_band(n, alpha, kept_ranks or weights)
     if bound == "clopper_pearson":
-        return clopper_pearson_band(n, alpha, weights, kept_ranks, mirrored)
+        return clopper_pearson_band(n, alpha, weights, kept_ranks, mirrored, eta)
     if bound == "dkw":
         ranks = clopper_pearson_ranks(n, kept_ranks) if kept_ranks else dkw_ranks(n)
         return dkw_band(n, alpha, mirrored_ranks(n, ranks) if mirrored else ranks)
