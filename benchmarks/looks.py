@@ -2,10 +2,11 @@
 
     python benchmarks/looks.py log_files/cifar10_resnet20_staged/*/*.scores --skip 200
 
-A row for each file of saved scores of a run with --settle. `n / N` is the mean share over the images, under the looks
-of the run. `hindsight` is what it would be if the right number of samples were known beforehand: for an image that is
-certified at some radius, the fewest samples that certify it at the same radii, with all of alpha and the quantiles of
-the image's own scores; for any other image the least look. The sizes tried are those of today's looks at N.
+A row for each file of saved scores. `n / N` is the mean share over the images, under the looks of the run; without
+--settle it is 1, and the score is the measure's cutoff. `hindsight` is what it would be if the right number of samples
+were known beforehand: for an image that is certified at some radius, the fewest samples that certify it at the same
+radii, with all of alpha and the quantiles of the image's own scores; for any other image the least look. The sizes
+tried are those of today's looks at N.
 """
 import argparse
 import sys
@@ -25,7 +26,7 @@ from certconf.statistics.sequential import Plan, look_sizes
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scores", nargs="+", help="OUTFILE.scores of a run with --settle and --save_scores")
+    parser.add_argument("scores", nargs="+", help="OUTFILE.scores of a run with --save_scores")
     parser.add_argument("--skip", type=int, default=1,
                         help="count images with indices 0, SKIP, 2 SKIP, ... only; 1 or more (default: %(default)s)")
     parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
@@ -36,10 +37,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def shares(path: str, skip: int) -> dict[str, str]:
-    """The row of a file of saved scores. Raises InputError if it is of no run with --settle."""
+    """The row of a file of saved scores. Raises InputError if --skip leaves no image."""
     saved = read_scores(path)
-    if saved.plan.settle is None:
-        raise InputError(f"{saved.path}: not of a run with --settle")
     found = [certificate for index, _, certificate in saved.certificates(saved.plan) if index % skip == 0]
     if not found:
         raise InputError(f"{saved.path}: no image with an index that --skip {skip} leaves")
@@ -51,11 +50,12 @@ def shares(path: str, skip: int) -> dict[str, str]:
 
 def hindsight(plan: Plan, certificate: Certificate) -> int:
     """The fewest samples that certify what `certificate` does, at most its own; the least look if that is nothing."""
-    wanted, own = certified(certificate, plan.settle), certificate.spec.n
+    score = plan.spec.measure.cutoff if plan.settle is None else plan.settle
+    wanted, own = certified(certificate, score), certificate.spec.n
     sizes = [n for n in look_sizes(plan.spec.n) if n < own]
     if not wanted.any():
         return min([*sizes, own])
-    enough = (n for n in sizes if (certified(smaller(plan.spec, certificate, n), plan.settle) >= wanted).all())
+    enough = (n for n in sizes if (certified(smaller(plan.spec, certificate, n), score) >= wanted).all())
     return next(enough, own)
 
 

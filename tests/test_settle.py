@@ -1,5 +1,6 @@
 """certify.py --settle: sampling in stages, through the real program, with a network that takes microseconds."""
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from certify_runs import call_program, certify, contents, tiny_network, weights_
 from helpers import assert_refused, read_rows, without_time
 
 from certconf.core import Smooth
+from certconf.formats.scores import read_scores
+from certconf.statistics.bounds import clopper_pearson_limit, failure_probability, limit_weights
 from certconf.statistics.sequential import GROWTH, look_sizes, split_alpha
 
 N = 4000  # looks at 500, 629, 793, 1000, ... 3174 and 4000
@@ -162,6 +165,24 @@ def test_recorded_looks_that_are_refused(staged, tmp_path, looks):
     with_looks(staged[0], tmp_path, looks)
     assert_refused(call_program("code/recertify.py", tmp_path / "pred_score.scores", tmp_path / "out"),
                    "not a record of saved scores")
+
+
+def test_recorded_eta_is_not_trusted(staged, tmp_path):
+    """Whatever an older record says of the calibration, each look's band fails with probability at most its alpha."""
+    folder, _ = staged
+    for name in ("pred_score", "pred_score.scores"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    record = json.loads((folder / "pred_score.json").read_text())
+    own = [look.spec.band.eta for look in read_scores(str(folder / "pred_score")).plan.looks]
+    wrong = [[2 * eta for eta in own], [eta * (1 + 3e-6) for eta in own], [eta / 2 for eta in own], [0.9] * len(own),
+             [math.nan] * len(own), own[1:], own[0], "eta", [None] * len(own), {}]
+    for record["eta"] in wrong:
+        (tmp_path / "pred_score.json").write_text(json.dumps(record))
+        spec = read_scores(str(tmp_path / "pred_score")).plan.looks[-1].spec
+        ranks, eta = spec.band.ranks, spec.band.eta
+        limits = clopper_pearson_limit(N + 1 - ranks, N, eta * limit_weights(ranks))
+        assert failure_probability(N, ranks, limits) <= spec.alpha and (spec.band.prob <= limits).all()
+        assert eta == pytest.approx(own[-1], rel=3e-6)
 
 
 def test_readers_say_what_was_settled(staged):

@@ -2,7 +2,7 @@
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -145,15 +145,14 @@ def read_scores(path: str) -> SavedScores:
 def _recorded_plan(settings: dict, eta) -> Plan:
     """The plan of a run's own certificates. Raises KeyError, TypeError, ValueError, OverflowError, InputError.
 
-    eta: what an older record holds of the calibration; it is used if the run has one look.
+    eta: what an older record holds of the calibration: a number, or a list of one for each look.
     """
     # older records have none of these four
     noise, delta, weights, settle = (settings.get(name, default) for name, default in (
         ("noise", "float"), ("delta", 0.0), ("weights", "equal"), ("settle", None)))
     alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
     spec = CertificateSpec(MEASURES[settings["confidence_measure"]], settings["N"], alpha, sigma, settings["bound"],
-                           tuple(radii), weights, kept_ranks=weights, eta=eta if type(eta) is float else None,
-                           float_noise=noise == "float", delta=delta)
+                           tuple(radii), weights, kept_ranks=weights, float_noise=noise == "float", delta=delta)
     if settings["program"] != "certify" or settings["save_scores"] is not True:
         raise ValueError("the run saved none")
     if (type(spec.n) is not int or type(settings["radii"]) is not list
@@ -165,7 +164,11 @@ def _recorded_plan(settings: dict, eta) -> Plan:
     if weights not in WEIGHTS or settle is not None and type(settle) is not float:
         raise ValueError("weights or settle")
     check_radii(spec.radii)
-    return Plan(spec, settle, None if settle is None else _recorded_schedule(settings["looks"])).prepare()
+    plan = Plan(spec, settle, None if settle is None else _recorded_schedule(settings["looks"]))
+    etas = eta if type(eta) is list else [eta]
+    if len(etas) == len(plan.schedule) and all(type(each) is float for each in etas):
+        plan = replace(plan, starts=tuple(etas))
+    return plan.prepare()
 
 
 def _recorded_schedule(looks) -> tuple[tuple[int, float], ...]:

@@ -153,14 +153,14 @@ class AttackConfig(SamplingConfig):
 
 
 def check_plan(spec: CertificateSpec, settle: float | None = None, like: Plan | None = None) -> Plan:
-    """The plan of a spec, prepared; like: a plan whose score and looks it takes over.
+    """The plan of a spec, prepared; like: a plan whose score, looks and starts it takes over.
 
     Raises InputError for radii, a score, or (n, alpha) that it cannot have.
     """
     check_radii(spec.radii)
     try:
         if like is not None:
-            return Plan(spec, like.settle, like.schedule_at(spec.alpha)).prepare()
+            return Plan(spec, like.settle, like.schedule_at(spec.alpha), like.starts).prepare()
         return Plan(spec, settle).prepare()
     except ValueError as error:
         raise InputError(f"--N, --alpha, --bound or --settle: {error}") from None

@@ -160,25 +160,26 @@ def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of
                         intervals: int = 1000, mirrored: bool = False, start: float | None = None) -> float:
     """The largest eta at which the limits of levels eta w_j hold at all ranks at once with probability 1 - alpha.
 
-    Calibrated exactly, to a millionth: between alpha / sum w (Bonferroni) and alpha / max w, at which one limit alone
-    fails with probability alpha. failure_probability was found to be at most alpha at what is returned, unless that is
-    alpha / sum w, where the union bound says so. start: an eta at which the search begins, and ends if it is one.
+    Calibrated exactly, to a millionth: between alpha / sum w (Bonferroni), lowered by QUANTILE_MARGIN, and alpha / max
+    w, at which one limit alone fails with probability alpha. failure_probability was found to be at most alpha at what
+    is returned, unless that is the lower end, where the union bound says so. start: an eta at which the search begins;
+    it is returned if it is one to a millionth.
     """
     ranks = clopper_pearson_ranks(n, ranks_of or weights, intervals)
     ranks = mirrored_ranks(n, ranks) if mirrored else ranks
     each = limit_weights(ranks, weights)
-    lowest, highest = alpha / each.sum(), alpha / each.max()
+    lowest, highest = alpha / each.sum() * QUANTILE_MARGIN, alpha / each.max()
     if len(ranks) == 1:
         return highest
     if alpha < SMALLEST_CALIBRATED_ALPHA:
-        return lowest * QUANTILE_MARGIN
+        return lowest
 
     def excess(log_eta: float) -> float:
-        return np.log(failure_probability(n, ranks, _limits(n, ranks, np.exp(log_eta) * each)) / alpha)
+        failure = failure_probability(n, ranks, _limits(n, ranks, np.exp(log_eta) * each))
+        return np.log1p((failure - alpha) / alpha)  # ln(failure / alpha), but never 0 if failure > alpha
 
     first = np.log(start) if start is not None and lowest < start < highest else np.log(lowest * highest) / 2
-    log_eta = _greatest_safe(excess, np.log(lowest), np.log(highest), first)
-    return float(max(np.exp(log_eta), lowest))
+    return float(np.exp(_greatest_safe(excess, np.log(lowest), np.log(highest), first)))
 
 
 def _greatest_safe(excess: Callable[[float], float], low: float, high: float, x: float) -> float:

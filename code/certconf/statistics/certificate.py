@@ -39,8 +39,7 @@ class CertificateSpec:
     float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
     the law of the noisy images that were drawn and the exact one (see noise.py);
     weights: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then uses
-    whatever its own weights and bound, or None; eta: where the search for the band's eta begins: for an older record
-    with its own, so that its certificates are those of its log to the last digit.
+    whatever its own weights and bound, or None; eta: where the calibration of the band begins, see Plan.starts.
     """
 
     measure: Measure

@@ -89,12 +89,15 @@ class Plan:
 
     spec: the certificate of all N scores with all of alpha, were they looked at once. settle: None, and then this is
     what is done; or a score strictly inside the measure's range. schedule: (n_k, alpha_k) of each look; by default
-    look_sizes and split_alpha say. Raises ValueError for a schedule that does not rise to N or spends more than alpha.
+    look_sizes and split_alpha say. starts: an eta for each look, where its calibration begins: those that an older
+    record holds, since a millionth more or less would change the last digits of its log. They are not trusted: see
+    clopper_pearson_eta. Raises ValueError for a schedule that does not rise to N or spends more than alpha.
     """
 
     spec: CertificateSpec
     settle: float | None = None
     schedule: tuple[tuple[int, float], ...] | None = None
+    starts: tuple[float, ...] | None = None
 
     def __post_init__(self):
         n, alpha = self.spec.n, self.spec.alpha
@@ -113,7 +116,9 @@ class Plan:
     @cached_property
     def looks(self) -> tuple[Look, ...]:
         """The looks, in order. None is calibrated here: a band is computed when a certificate needs it."""
-        specs = [replace(self.spec, n=n, alpha=alpha) for n, alpha in self.schedule]
+        starts = self.starts or [None] * len(self.schedule)
+        specs = [replace(self.spec, n=n, alpha=alpha, eta=start)
+                 for (n, alpha), start in zip(self.schedule, starts, strict=True)]
         return tuple(Look(each, specs[-1], self.settle) for each in specs)
 
     def prepare(self) -> "Plan":
