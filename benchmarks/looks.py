@@ -6,7 +6,8 @@ A row for each file of saved scores. `n / N` is the mean share over the images, 
 --settle it is 1, and the score is the measure's cutoff. `hindsight` is what it would be if the right number of samples
 were known beforehand: for an image that is certified at some radius, the fewest samples that certify it at the same
 radii, with all of alpha and the quantiles of the image's own scores; for any other image the least look. The sizes
-tried are those of today's looks at N.
+tried are those of today's looks at N. `certificates` counts pairs of an image and a radius: a run that gives images up
+too early draws less, and certifies less.
 """
 import argparse
 import sys
@@ -42,21 +43,28 @@ def shares(path: str, skip: int) -> dict[str, str]:
     found = [certificate for index, _, certificate in saved.certificates(saved.plan) if index % skip == 0]
     if not found:
         raise InputError(f"{saved.path}: no image with an index that --skip {skip} leaves")
+    score = score_of(saved.plan)
+    total = sum(int(certified(certificate, score).sum()) for certificate in found)
     taken = np.mean([certificate.spec.n for certificate in found]) / saved.spec.n
     fewest = np.mean([hindsight(saved.plan, certificate) for certificate in found]) / saved.spec.n
     return {"scores": path, "images": str(len(found)), "N": f"{saved.spec.n:,}", "looks": str(len(saved.plan.schedule)),
-            "n / N": f"{taken:.3f}", "hindsight": f"{fewest:.3f}"}
+            "certificates": str(total), "n / N": f"{taken:.3f}", "hindsight": f"{fewest:.3f}"}
 
 
 def hindsight(plan: Plan, certificate: Certificate) -> int:
     """The fewest samples that certify what `certificate` does, at most its own; the least look if that is nothing."""
-    score = plan.spec.measure.cutoff if plan.settle is None else plan.settle
+    score = score_of(plan)
     wanted, own = certified(certificate, score), certificate.spec.n
     sizes = [n for n in look_sizes(plan.spec.n) if n < own]
     if not wanted.any():
         return min([*sizes, own])
     enough = (n for n in sizes if (certified(smaller(plan.spec, certificate, n), score) >= wanted).all())
     return next(enough, own)
+
+
+def score_of(plan: Plan) -> float:
+    """The score that the bounds are to exceed."""
+    return plan.spec.measure.cutoff if plan.settle is None else plan.settle
 
 
 def certified(certificate: Certificate, score: float) -> np.ndarray:

@@ -270,10 +270,13 @@ def test_shares_of_a_run(tmp_path):
     assert result.returncode == 0, result.stderr
     dtype = np.dtype([tuple(field) for field in json.loads((tmp_path / "staged.json").read_text())["scores_dtype"]])
     n = np.fromfile(tmp_path / "staged.scores", dtype)["n"]
+    certified = np.array([[float(row[name]) > 0.5 for name in row if name.startswith("exp_cdf")]
+                          for row in read_rows(tmp_path / "staged")])
     for skip in (20, 40):
         row = looks.shares(str(tmp_path / "staged.scores"), skip)
         assert [row["images"], row["N"], row["looks"]] == [str(400 // skip), "2,000", "7"]
         assert row["n / N"] == f"{n[::skip // 20].mean() / 2000:.3f}"
+        assert row["certificates"] == str(certified[::skip // 20].sum())
         assert 500 / 2000 <= float(row["hindsight"]) < float(row["n / N"])
     unstaged = looks.shares(str(ROOT / "log_files" / "cifar10_resnet20" / "margin" / "noise_0.25.scores"), 1000)
     assert (unstaged["looks"], unstaged["n / N"]) == ("1", "1.000") and 0.05 <= float(unstaged["hindsight"]) < 1
