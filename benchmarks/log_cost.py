@@ -58,7 +58,7 @@ def mean_and_error(values: np.ndarray) -> str:
 
 def samples_of(saved: SavedScores) -> np.ndarray:
     """The number of samples of each image, [images]."""
-    return saved.records["n"] if saved.spec.settle is not None else np.full(len(saved.records), saved.spec.n)
+    return saved.records["n"] if saved.plan.settle is not None else np.full(len(saved.records), saved.spec.n)
 
 
 def seconds_of(log: Path, skip: int) -> float:

@@ -197,7 +197,7 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
         raise InputError(f"{saved.path}: {error}") from None
     report_settled(saved.path, saved.settings)
     report_missing(saved.path, saved.non_finite)
-    right = [found for _, label, found in saved.certificates(saved.spec) if found.chosen == label]
+    right = [found for _, label, found in saved.certificates(saved.plan) if found.chosen == label]
     curves = {score: {name: exact_curve([found.radius(score, naive=name == MEAN) for found in right], saved.images)
                       for name in (CDF, MEAN)} for score in scores}
     log = saved.path.removesuffix(".scores")

@@ -23,7 +23,7 @@ from certconf.formats.attacks import Row, columns, parse_attacks
 from certconf.formats.log import Log, read_recorded_log
 from certconf.formats.record import recorded_alpha, recorded_measure, report_post_hoc
 from certconf.formats.rows import report_flaws, shortest
-from certconf.runner.config import AttackConfig, check_spec
+from certconf.runner.config import AttackConfig, check_plan
 from certconf.runner.options import add_sampling_options
 from certconf.runner.run import STOPPED, ImageResult, Run
 from certconf.runner.settings import SETTINGS
@@ -83,7 +83,7 @@ def read_target(config: AttackConfig) -> Target:
         raise errors.InputError(f"--radii: must be radii of {config.log}, at most {LARGEST_RADIUS}: "
                                 f"{' '.join(map(shortest, log.radii))}")
     spec = CertificateSpec(measure, config.N, config.alpha / 2, config.sigma, radii=(0.0,), weights="equal")
-    return Target(log, settings, radii, check_spec(spec))
+    return Target(log, settings, radii, check_plan(spec).spec)
 
 
 def check_same_run(config: AttackConfig, settings: dict, target: Target, indices: range) -> None:

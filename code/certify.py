@@ -44,8 +44,8 @@ def main() -> int:
     args = parse_arguments()
     with Run() as run:
         config = run.config = run.share(CertifyConfig, **vars(args))
-        specs = run.share(config.specs)
-        open_logs(run, specs)
+        plans = run.share(config.plans)
+        open_logs(run, plans)
         if run.complete():
             return 0
         subject = run.load()
@@ -54,7 +54,7 @@ def main() -> int:
                         device=str(run.device), precision=config.precision, compile=config.compile,
                         early_abstain=config.early_abstain, noise=config.noise, round_images=config.round_images)
         run.begin()
-        for index, result in run.map(lambda i: certify_image(smooth, specs, subject.images, i, config)):
+        for index, result in run.map(lambda i: certify_image(smooth, plans, subject.images, i, config)):
             run.write(index, result)
     return run.status
 

@@ -29,10 +29,9 @@ from certconf.formats.attacks import read_recorded_attacks
 from certconf.formats.radii import exact_accuracy
 from certconf.formats.scores import SavedScores, read_scores
 from certconf.report.figures import COLOURS, check_figure_path, new_figure, save_figure
-from certconf.runner.config import check_spec
+from certconf.runner.config import check_plan
 from certconf.statistics.certificate import ABSTAIN, Certificate
 from certconf.statistics.measures import SOFT_MEASURES
-from certconf.statistics.sequential import plan_looks
 
 SIGMAS = ("0.25", "0.50")
 PUBLISHED = Path(__file__).parents[1] / "log_files" / "published_accuracy.tsv"
@@ -62,8 +61,8 @@ def parse_arguments() -> argparse.Namespace:
 def read_run(path: Path) -> SavedScores:
     """Saved scores. Raises InputError if the sampling stopped for the sake of another score than the cutoff."""
     saved = read_scores(str(path))
-    if saved.spec.settle not in (None, saved.spec.measure.cutoff):
-        raise InputError(f"{saved.path}: sampled with --settle {saved.spec.settle}, not {saved.spec.measure.cutoff:g}")
+    if saved.plan.settle not in (None, saved.spec.measure.cutoff):
+        raise InputError(f"{saved.path}: sampled with --settle {saved.plan.settle}, not {saved.spec.measure.cutoff:g}")
     return saved
 
 
@@ -71,7 +70,7 @@ def draw_bounds(panels: Iterator, folder: Path) -> None:
     """Certified accuracy by four bounds from the same scores."""
     for axes, place in panels:
         saved = read_run(folder / place)
-        if saved.spec.settle is not None:
+        if saved.plan.settle is not None:
             raise InputError(f"{saved.path}: of a run with --settle, which stops for the sake of one bound")
         radii = radii_of_bounds(saved)
         for name, (colour, line) in STYLES.items():
@@ -83,8 +82,8 @@ def radii_of_bounds(saved: SavedScores) -> dict[str, list[float]]:
     """For each bound the certified radii at the measure's cutoff, of the images whose class is right."""
     score, radii = saved.spec.measure.cutoff, {}
     for bound, name in BANDS.items():
-        spec = replace(saved.spec, bound=bound, eta=saved.spec.eta if bound == saved.spec.bound else None)
-        right = [found for _, label, found in saved.certificates(spec) if found.chosen == label]
+        plan = check_plan(replace(saved.spec, bound=bound), like=saved.plan)
+        right = [found for _, label, found in saved.certificates(plan) if found.chosen == label]
         radii[name] = [found.radius(score) for found in right]
         if bound == saved.spec.bound:
             radii[MEAN_BAND] = [radius_of_mean(found, score) for found in right]
@@ -111,13 +110,13 @@ def draw_networks(panels: Iterator, *folders: Path) -> None:
             saved = read_run(folder / place)
             score = saved.spec.measure.cutoff
             style = {"color": colour, "label": f"{folder.name}, N = {saved.spec.n:,}, {saved.images} images"}
-            right = [found for _, label, found in saved.certificates(saved.spec) if found.prediction == label]
-            if saved.spec.settle is None:
+            right = [found for _, label, found in saved.certificates(saved.plan) if found.prediction == label]
+            if saved.plan.settle is None:
                 draw_accuracy(axes, saved, [found.radius(score) for found in right], "-", **style)
             else:
                 certified = np.array([found.exp_cdf for found in right]) > score
                 axes.plot(saved.spec.radii, certified.sum(0) / saved.images, "o", markersize=5, **style)
-            last = plan_looks(saved.spec)[-1].spec
+            last = saved.plan.looks[-1].spec
             ends.append(last.sigma * float(ndtri(last.band.prob[0])))
         row = published.loc[place.parent.name, place.stem.removeprefix("noise_")]
         axes.plot([float(radius) for radius in row.index], row, "x", color="black", label="published, N = 100,000",
@@ -138,14 +137,14 @@ def draw_samples(panels: Iterator, folder: Path) -> None:
     """The images certified at one, two and three sigma, against the samples at which their sampling stopped."""
     for axes, place in panels:
         saved = read_run(folder / place)
-        if saved.spec.settle is None:
+        if saved.plan.settle is None:
             raise InputError(f"{saved.path}: not of a run with --settle, which stops once an image is settled")
-        images = [(found.spec.n, found) for _, label, found in saved.certificates(saved.spec)
+        images = [(found.spec.n, found) for _, label, found in saved.certificates(saved.plan)
                   if found.prediction == label]
-        sizes = [look.spec.n for look in plan_looks(saved.spec)]
+        sizes = [n for n, _ in saved.plan.schedule]
         for multiple, colour, marker in zip((1, 2, 3), COLOURS, "osd", strict=False):
             radius = multiple * saved.spec.sigma
-            taken = np.array([n for n, found in images if found.lower_bound(radius) > saved.spec.settle])
+            taken = np.array([n for n, found in images if found.lower_bound(radius) > saved.plan.settle])
             accuracy = [(taken <= size).sum() / saved.images for size in sizes]
             axes.plot(sizes, accuracy, f"{marker}-", markersize=4, color=colour, drawstyle="steps-post",
                       label=f"R = {multiple} sigma", clip_on=False)
@@ -181,8 +180,8 @@ def mean_range(saved: SavedScores, radii: np.ndarray) -> tuple[np.ndarray, np.nd
 
     Each side holds at half of the run's alpha, for each image alone. Raises InputError if all images abstain.
     """
-    side = check_spec(replace(saved.spec, alpha=saved.spec.alpha / 2, eta=None))
-    kept = {index for index, _, found in saved.certificates(saved.spec) if found.prediction != ABSTAIN}
+    side = check_plan(replace(saved.spec, alpha=saved.spec.alpha / 2), like=saved.plan)
+    kept = {index for index, _, found in saved.certificates(saved.plan) if found.prediction != ABSTAIN}
     if not kept:
         raise InputError(f"{saved.path}: all images abstain")
     bounds = np.array([[(found.lower_bound(radius), found.upper_bound(radius)) for radius in radii]

@@ -19,7 +19,7 @@ from certconf.formats.radii import COLUMNS, NAIVE, Row, parse_radii
 from certconf.formats.record import report_settled
 from certconf.formats.rows import round_down, shortest
 from certconf.formats.scores import SavedScores, read_scores
-from certconf.runner.config import check_spec
+from certconf.runner.config import check_plan
 from certconf.runner.output import ResumableLog
 from certconf.runner.settings import settings_of, start_of_run
 from certconf.statistics.certificate import BOUNDS
@@ -55,16 +55,15 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
     """Write the table of one score, and return the average certified radius (0 for a wrong class or none)."""
     own = saved.spec
     bound = args.bound or own.bound
-    spec = check_spec(own if bound in (own.bound, NAIVE) else replace(own, bound=bound, eta=None))
+    plan = check_plan(own if bound == NAIVE else replace(own, bound=bound), like=saved.plan)
     settings = {**saved.settings, **settings_of(args, program="radius", bound=bound, score=score,
                                                 scores_sha256=saved.sha256, post_hoc=bound != own.bound)}
     outfile = args.outfile.replace(PLACE, shortest(score))
     saved.refuse_own_files(outfile)
-    log = ResumableLog(outfile, settings, COLUMNS, parse_radii, eta=spec.eta,
-                       overwrite=args.overwrite)
+    log = ResumableLog(outfile, settings, COLUMNS, parse_radii, overwrite=args.overwrite)
     total, lines = 0.0, []
     with closing(log):
-        for index, label, certificate in saved.certificates(spec):
+        for index, label, certificate in saved.certificates(plan):
             start = time.perf_counter()
             radius = certificate.radius(score, naive=bound == NAIVE)
             row = Row.of(index, label, certificate, radius, time.perf_counter() - start)

@@ -22,12 +22,12 @@ from functools import partial
 from certconf.errors import InputError, run
 from certconf.formats.log import Row, columns, parse_log
 from certconf.formats.scores import SavedScores, read_scores
-from certconf.runner.config import check_spec
+from certconf.runner.config import check_plan
 from certconf.runner.output import ResumableLog
 from certconf.runner.settings import settings_of, start_of_run
 from certconf.statistics.bounds import SMALLEST_ALPHA, WEIGHTS
 from certconf.statistics.certificate import BOUNDS, CertificateSpec
-from certconf.statistics.sequential import describe_looks
+from certconf.statistics.sequential import Plan
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,17 +50,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_spec(args: argparse.Namespace, saved: SavedScores) -> CertificateSpec:
-    """The spec that the arguments ask for: with --range that of each side, at half of alpha. Raises InputError."""
+def make_plan(args: argparse.Namespace, saved: SavedScores) -> Plan:
+    """The plan that the arguments ask for: with --range that of each side, at half of alpha. Raises InputError."""
     own = saved.spec
     alpha = own.alpha if args.alpha is None else args.alpha
-    if not alpha < 1:
-        raise InputError(f"--alpha must be below 1, not {alpha}")
+    if not 0 < alpha < 1:
+        raise InputError(f"--alpha must lie strictly between 0 and 1, not {alpha}")
     spec = replace(own, alpha=alpha / 2 if args.range else alpha, bound=args.bound or own.bound,
                    weights=args.weights or own.weights, radii=tuple(args.radii or own.radii))
-    if statement(spec) != statement(own):
-        spec = replace(spec, eta=None)  # the recorded eta belongs to (N, alpha, weights)
-    return check_spec(spec)
+    return check_plan(spec, like=saved.plan)
 
 
 def statement(spec: CertificateSpec) -> tuple:
@@ -72,20 +70,21 @@ def main() -> None:
     args = parse_arguments()
     saved = read_scores(args.scores)
     saved.refuse_own_files(args.outlog)
-    spec = make_spec(args, saved)
+    plan = make_plan(args, saved)
+    spec = plan.spec
     sides = {"alpha": 2 * spec.alpha, "side_alpha": spec.alpha} if args.range else {"alpha": spec.alpha}
     settings = {**saved.settings,
                 **settings_of(args, program="recertify", bound=spec.bound, **sides, radii=list(spec.radii),
                               weights=spec.weights, scores_sha256=saved.sha256,
                               post_hoc=args.range or statement(spec) != statement(saved.spec))}
-    if spec.settle is not None:
-        settings["looks"] = describe_looks(spec)
+    if plan.settle is not None:
+        settings["looks"] = plan.recorded_looks()
     score_range = spec.measure.score_min, spec.measure.score_max
     log = ResumableLog(args.outlog, settings, columns(spec.radii, args.range),
-                       partial(parse_log, score_range=score_range), eta=spec.eta, overwrite=args.overwrite)
+                       partial(parse_log, score_range=score_range), overwrite=args.overwrite)
     with closing(log):
         lines, start = [], time.perf_counter()
-        for index, label, certificate in saved.certificates(spec):
+        for index, label, certificate in saved.certificates(plan):
             if args.no_abstain:
                 certificate = certificate.without_cutoff()
             row = Row.of(index, label, certificate, time.perf_counter() - start, upper=args.range)

@@ -148,7 +148,7 @@ def test_a_log_that_begins_above_0(tmp_path):
 def test_saved_scores(tmp_path, monkeypatch, capsys):
     """Exact curves of both bounds: the bound of each image at each radius, above and at the score, decides."""
     saved = read_scores(SCORES)
-    images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(saved.spec)]
+    images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(saved.plan)]
     radii = np.array([0.0, 0.1, 0.333, 0.5, 0.71])
     curves = sources(SCORES, score=[0.3])[0].curves[0.3]
     for cdf, bound in ((analyze.CDF, "lower_bound"), (analyze.MEAN, "naive_lower_bound")):

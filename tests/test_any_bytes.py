@@ -20,6 +20,7 @@ from certconf.formats.scores import describe_dtype, read_scores, scores_dtype
 from certconf.runner.output import ResumableLog
 from certconf.statistics.certificate import CertificateSpec
 from certconf.statistics.measures import MEASURES
+from certconf.statistics.sequential import Plan
 
 N = 8
 RADII = (0.0, 0.5)
@@ -32,8 +33,8 @@ SETTINGS = {"program": "certify", "dataset": "cifar10", "sigma": 0.25, "N": N, "
             "save_scores": True}
 SPEC = CertificateSpec(MEASURES["pred_score"], N, 0.3, 0.25, radii=RADII, weights="equal", kept_ranks="equal")
 RECORD = {"settings": SETTINGS, "starts": [{"batch": 10, "arguments": {}}], "eta": 0.1, "non_finite": [60, 20],
-          "scores_dtype": describe_dtype(scores_dtype(SPEC))}
-SCORES = np.zeros(3, scores_dtype(SPEC))
+          "scores_dtype": describe_dtype(scores_dtype(Plan(SPEC)))}
+SCORES = np.zeros(3, scores_dtype(Plan(SPEC)))
 SCORES["idx"], SCORES["label"], SCORES["chosen"] = [0, 20, 40], [3, 4, 4], [3, 3, 1]
 SCORES["order"] = np.linspace(0.9, 0.99, SCORES["order"].shape[1])  # high enough for a certificate
 SCORES["mean"] = 0.95
@@ -181,7 +182,7 @@ def try_certificates(saved) -> None:
     if saved is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            rows = [(index, *certificate) for index, _, certificate in saved.certificates(saved.spec)]
+            rows = [(index, *certificate) for index, _, certificate in saved.certificates(saved.plan)]
         assert [row[0] for row in rows] == saved.records["idx"].tolist()
         assert all(np.isfinite(row[2] + row[3]).all() for row in rows)
 
@@ -236,7 +237,7 @@ def test_the_valid_files_are_read(tmp_path):
     path = str(valid_run(tmp_path) / "log")
     assert read_recorded_log(path)[0].indices == [0, 20, 40]
     saved = read_scores(path)
-    assert [certificate.prediction for _, _, certificate in saved.certificates(saved.spec)] == [3, 3, 1]
+    assert [certificate.prediction for _, _, certificate in saved.certificates(saved.plan)] == [3, 3, 1]
     try_log(tmp_path, LOG)
     try_record(tmp_path, json.dumps(RECORD).encode())
     try_scores(tmp_path, SCORES.tobytes())

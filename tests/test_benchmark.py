@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 
 import freed_memory
 import log_cost
+import looks
 import machine
 import numpy as np
 import plain_loop
@@ -20,12 +21,15 @@ import pytest
 import sampling
 import torch
 from certify_runs import arguments, call_program, certify, weights_file
-from helpers import assert_refused, fake_checkpoint, random_network, read_rows
+from helpers import ROOT, assert_refused, fake_checkpoint, random_network, read_rows
+from scipy.special import ndtri
 from torch import nn
 
 from certconf.errors import InputError
+from certconf.statistics.bounds import clopper_pearson_eta
 from certconf.statistics.certificate import CertificateSpec
 from certconf.statistics.measures import MEASURES, SOFT_MEASURES
+from certconf.statistics.sequential import Plan, look_sizes
 
 CPU = torch.device("cpu")
 
@@ -235,3 +239,45 @@ def test_cost_of_nothing(tmp_path):
     """A folder without saved scores is refused in one line."""
     assert_refused(call_program("benchmarks/log_cost.py", tmp_path), "no MEASURE/noise_SIGMA.scores")
     assert_refused(call_program("benchmarks/log_cost.py", tmp_path, "--skip", 0), "--skip")
+
+
+# --- looks.py ---------------------------------------------------------------------------------------------------------
+
+def certificate_of_equal_scores(plan, score):
+    """What the last look says if all scores are equal."""
+    spec = plan.looks[-1].spec
+    return spec.certificate(3, score, np.full(len(spec.band.ranks), np.float32(score)))
+
+
+def test_hindsight_by_hand():
+    """All scores are 1: R is certified by n samples if sigma Phi^-1((1.1 eta)^(1/n)) > R, eta that of all of alpha."""
+    sizes = look_sizes(2000)
+    reach = [0.25 * ndtri((1.1 * clopper_pearson_eta(n, 0.001)) ** (1 / n)) for n in sizes]
+    assert sizes[0] == 500 and reach == sorted(reach)
+    for place in (0, 3, len(sizes) - 2):
+        spec = CertificateSpec(MEASURES["pred_score"], 2000, 0.001, 0.25, radii=(0.0, reach[place] * 0.999))
+        plan = Plan(spec, 0.5)
+        assert looks.hindsight(plan, certificate_of_equal_scores(plan, 1.0)) == sizes[place]
+        assert looks.hindsight(plan, certificate_of_equal_scores(plan, 0.3)) == 500  # never certified
+    spec = CertificateSpec(MEASURES["pred_score"], 2000, 0.001, 0.25, radii=(reach[-2] * 1.001,))
+    assert looks.hindsight(Plan(spec, 0.5), certificate_of_equal_scores(Plan(spec, 0.5), 1.0)) == 2000
+
+
+def test_shares_of_a_run(tmp_path):
+    """n / N is the mean of the saved n, and 1 without --settle; hindsight takes less. --skip 0 is refused."""
+    result = certify(*arguments(weights_file(tmp_path), tmp_path / "staged", "--N", 2000, "--save_scores",
+                                "--settle", 0.5, stop=400))
+    assert result.returncode == 0, result.stderr
+    dtype = np.dtype([tuple(field) for field in json.loads((tmp_path / "staged.json").read_text())["scores_dtype"]])
+    n = np.fromfile(tmp_path / "staged.scores", dtype)["n"]
+    certified = np.array([[float(row[name]) > 0.5 for name in row if name.startswith("exp_cdf")]
+                          for row in read_rows(tmp_path / "staged")])
+    for skip in (20, 40):
+        row = looks.shares(str(tmp_path / "staged.scores"), skip)
+        assert [row["images"], row["N"], row["looks"]] == [str(400 // skip), "2,000", "7"]
+        assert row["n / N"] == f"{n[::skip // 20].mean() / 2000:.3f}"
+        assert row["certificates"] == str(certified[::skip // 20].sum())
+        assert 500 / 2000 <= float(row["hindsight"]) < float(row["n / N"])
+    unstaged = looks.shares(str(ROOT / "log_files" / "cifar10_resnet20" / "margin" / "noise_0.25.scores"), 1000)
+    assert (unstaged["looks"], unstaged["n / N"]) == ("1", "1.000") and 0.05 <= float(unstaged["hindsight"]) < 1
+    assert_refused(call_program("benchmarks/looks.py", tmp_path / "staged.scores", "--skip", 0), "--skip")

@@ -384,15 +384,44 @@ def test_refusals(make_band, n, alpha):
         make_band(n, alpha)
 
 
+@pytest.mark.parametrize("n", [1000, 100_000])
 @pytest.mark.parametrize("weights", bounds.WEIGHTS)
-def test_eta_given(weights):
-    """An eta of the same arguments gives the same band; an unsafe one, or one of no calibration, is replaced."""
-    band = bounds.clopper_pearson_band(100, 0.01, weights=weights)
-    again = bounds.clopper_pearson_band(100, 0.01, band.eta, weights)
-    assert np.array_equal(again.prob, band.prob) and again.eta == band.eta
-    lowest = 0.01 / bounds.limit_weights(band.ranks, weights).sum()
-    for wrong in (0.011, 0.01, band.eta * 1.001, lowest / 2, 0.0, -1.0, math.nan):
-        assert np.array_equal(bounds.clopper_pearson_band(100, 0.01, wrong, weights).prob, band.prob)
+def test_calibration_is_cheap_and_close(weights, n, monkeypatch):
+    """At most four values of the failure probability; it is at most alpha, and above it 2e-6 further."""
+    seen, real = [], bounds.failure_probability
+    monkeypatch.setattr(bounds, "failure_probability", lambda *args: seen.append(real(*args)) or seen[-1])
+    alpha = 0.00123  # of no other test: nothing is cached
+    eta = bounds.clopper_pearson_eta(n, alpha, weights)
+    assert len(seen) <= 4 and alpha * (1 - 1e-6) <= seen[-1] <= alpha
+    ranks = bounds.clopper_pearson_ranks(n, weights)
+    levels = eta * (1 + 2e-6) * bounds.limit_weights(ranks, weights)
+    assert real(n, ranks, bounds.clopper_pearson_limit(n - ranks + 1, n, levels)) > alpha
+
+
+@pytest.mark.parametrize("weights", bounds.WEIGHTS)
+def test_start_of_the_calibration(weights):
+    """From a calibrated eta, that eta; from any other number, one that is as good as from no start."""
+    eta = bounds.clopper_pearson_eta(100, 0.01, weights)
+    close = eta * (1 - 2e-7)
+    assert bounds.clopper_pearson_band(100, 0.01, weights, start=close).eta == pytest.approx(close, rel=1e-12)
+    for wrong in (eta * (1 + 1e-6), eta * 1.5, eta / 2, 1e-300, 0.0, -1.0, 0.011, 0.01, math.nan, math.inf):
+        band = bounds.clopper_pearson_band(100, 0.01, weights, start=wrong)
+        assert bounds.failure_probability(100, band.ranks, band.prob) <= 0.01 and band.eta >= eta * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("excess, root", [
+    (lambda x: x - 0.3, 0.3), (lambda x: 1e4 * (x - 0.3), 0.3), (lambda x: (x - 0.3) ** 3, 0.3),
+    (lambda x: min(x - 0.3, 0.01), 0.3), (lambda x: np.arctan(1e3 * (x - 0.3)), 0.3),
+    (lambda x: 1.0 if x > 0.3 else -1.0, 0.3), (lambda x: -1.0 if x < 0.3 else math.nan, 0.3),
+    (lambda x: x + 1, 0.0), (lambda x: math.nan, 0.0), (lambda x: math.inf, 0.0), (lambda x: -1e-7, 1.0)])
+def test_greatest_safe(excess, root):
+    """Of rising functions, steep, flat, with jumps, or not numbers: never above the root, and within 2e-6 of it.
+
+    Or its value is within 1e-6 of 0.
+    """
+    found = bounds._greatest_safe(excess, 0.0, 1.0, 0.5)
+    assert found <= root and (found == 0 or excess(found) <= 0)
+    assert root - found <= 2e-6 or -1e-6 <= excess(found)
 
 
 def test_weights_on_the_ranks_of_others():

@@ -10,6 +10,7 @@ from torch import nn
 from certconf.core import NonFiniteScores, Smooth, order_statistics
 from certconf.statistics.bounds import clopper_pearson_ranks
 from certconf.statistics.certificate import ABSTAIN, RADII, CertificateSpec
+from certconf.statistics.sequential import Plan
 
 SIGMA, ALPHA = 0.25, 0.001
 
@@ -188,7 +189,7 @@ def test_kept_ranks(n):
     def certify_by(x, index, bound, kept_ranks):
         smoothed = smooth()
         spec = CertificateSpec(smoothed.measures[0], n, ALPHA, SIGMA, bound, kept_ranks=kept_ranks)
-        return smoothed.certify_by([spec], x, 50, 64, index=index)[0]
+        return smoothed.certify_by([Plan(spec)], x, 50, 64, index=index)[0]
 
     for index, x in enumerate(images(3)):
         full, kept = (certify_by(x, index, "dkw", kept_ranks) for kept_ranks in (None, "falling"))

@@ -9,7 +9,7 @@ from helpers import assert_refused, read_rows, without_time
 from certconf.errors import InputError
 from certconf.formats.log import Row, columns, parse_log, radii_of
 from certconf.formats.scores import read_scores
-from certconf.statistics.sequential import look_etas
+from certconf.statistics.sequential import Plan
 
 OPTIONS = ("--skip", 20, "--N0", 16, "--N", 2000, "--max", 300, "--save_scores")
 RADII = (0.0, 0.25)
@@ -72,9 +72,8 @@ def test_upper_bounds_are_those_of_the_certificate(runs, log, tmp_path):
     assert recertify(runs / f"{log}.scores", tmp_path / "all", *options).returncode == 0
     saved = read_scores(str(runs / f"{log}.scores"))
     rows = read_rows(tmp_path / "all")
-    spec = replace(saved.spec, alpha=0.0005, eta=None)
-    spec = replace(spec, eta=look_etas(spec))
-    for row, (index, _, certificate) in zip(rows, saved.certificates(spec), strict=True):
+    plan = Plan(replace(saved.spec, alpha=0.0005), saved.plan.settle, saved.plan.schedule_at(0.0005))
+    for row, (index, _, certificate) in zip(rows, saved.certificates(plan), strict=True):
         assert int(row["idx"]) == index and int(row["predict"]) == certificate.chosen
         for name, radius in (("00", 0.0), ("50", 0.5)):
             assert float(row[f"upper_cdf_{name}"]) == pytest.approx(certificate.upper_bound(radius), abs=2e-8)

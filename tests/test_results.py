@@ -17,7 +17,7 @@ from helpers import ROOT
 from certconf.core import Smooth
 from certconf.files import file_sha256
 from certconf.formats.attacks import read_recorded_attacks
-from certconf.formats.log import read_recorded_log
+from certconf.formats.log import Row, read_recorded_log
 from certconf.formats.scores import read_scores
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.datasets import open_images
@@ -44,9 +44,20 @@ def test_saved_scores_belong_to_the_log(log):
     """Certified again, every image has the log's own bounds."""
     saved = read_scores(f"{log}.scores")
     table, _ = read_recorded_log(str(log))
-    for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.spec), strict=True):
+    for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.plan), strict=True):
         assert (row.index, row.label, row.predict) == (index, label, certificate.prediction)
         assert row.exp_cdf == pytest.approx(certificate.exp_cdf, rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize("folder, looks", [("cifar10_resnet20", 1), ("cifar10_resnet20_staged", 8),
+                                           ("cifar10_resnet110", 5)])
+def test_rows_of_an_older_log(folder, looks):
+    """Certified again with its own looks, not today's, every row but its time is the same to the last digit."""
+    log = ROOT / "log_files" / folder / "margin" / "noise_0.25"
+    saved = read_scores(f"{log}.scores")
+    assert len(saved.plan.schedule) == looks and saved.plan.recorded_looks() == saved.settings.get("looks")
+    again = [Row.of(*image, 0.0).line().split("\t")[:-1] for image in saved.certificates(saved.plan)]
+    assert again == [line.split("\t")[:-1] for line in log.read_text().splitlines()[1:]]
 
 
 @pytest.mark.parametrize("log", RUNS, ids=str)
@@ -86,7 +97,7 @@ def test_sampling_again_agrees(folder, sigma, samples):
     checkpoint = f"{ROOT}/models/cifar10/{folder.removesuffix('_staged')}/noise_{sigma}/checkpoint.pth.tar"
     smooth = Smooth(load_checkpoint(checkpoint, "cifar10")[0], 10, float(sigma), device="cpu")
     images, _ = open_images("cifar10", "test", 20)
-    pairs = zip(*(run.certificates(run.spec) for run in runs), strict=True)
+    pairs = zip(*(run.certificates(run.plan) for run in runs), strict=True)
     chosen = list(itertools.islice(((index, (one, two)) for (index, _, one), (_, _, two) in pairs
                                     if one.prediction != ABSTAIN and one.mean > 0.7), 4))
     differences = []
@@ -198,7 +209,7 @@ def test_logs_are_of_the_networks_in_models(folder):
         checkpoint = ROOT / "models" / "cifar10" / network / run.stem / "checkpoint.pth.tar"
         assert saved.settings["checkpoint_sha256"] == file_sha256(checkpoint)
         assert (saved.settings["noise"], saved.settings["weights"], saved.settings["seed"]) == ("integer", "falling", 1)
-        assert saved.spec.settle == (None if folder == "resnet20" else saved.spec.measure.cutoff)
+        assert saved.plan.settle == (None if folder == "resnet20" else saved.spec.measure.cutoff)
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -261,6 +272,6 @@ def test_imagenet_table():
     for sigma, name, cells in shown:
         saved = read_scores(f"{ROOT}/log_files/imagenet_efficientnet/{name}/noise_{sigma}.scores")
         assert len(saved.records) == 20 and saved.spec.n == 1000 and not saved.non_finite
-        right = [found for _, label, found in saved.certificates(saved.spec) if found.prediction == label]
+        right = [found for _, label, found in saved.certificates(saved.plan) if found.prediction == label]
         counts = [sum(found.lower_bound(radius) > MEASURES[name].cutoff for found in right) for radius in radii]
         assert list(map(int, cells.split(" | "))) == counts

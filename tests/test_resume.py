@@ -18,9 +18,10 @@ from helpers import assert_refused, read_rows
 from certconf.formats.scores import scores_dtype
 from certconf.statistics.certificate import CertificateSpec
 from certconf.statistics.measures import MEASURES
+from certconf.statistics.sequential import Plan
 
 BOTH = ("--confidence_measure", "pred_score", "margin")
-SCORES = scores_dtype(CertificateSpec(MEASURES["pred_score"], 64, 0.001, 0.25, kept_ranks="falling"))
+SCORES = scores_dtype(Plan(CertificateSpec(MEASURES["pred_score"], 64, 0.001, 0.25, kept_ranks="falling")))
 RECORD_SIZE = SCORES.itemsize
 
 

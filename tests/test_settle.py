@@ -1,5 +1,6 @@
 """certify.py --settle: sampling in stages, through the real program, with a network that takes microseconds."""
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from certify_runs import call_program, certify, contents, tiny_network, weights_
 from helpers import assert_refused, read_rows, without_time
 
 from certconf.core import Smooth
-from certconf.statistics.sequential import look_alphas, look_sizes
+from certconf.formats.scores import read_scores
+from certconf.statistics.bounds import clopper_pearson_limit, failure_probability, limit_weights
+from certconf.statistics.sequential import GROWTH, look_sizes, split_alpha
 
-N = 4000  # looks at 500, 1000, 2000 and 4000
-LEVELS = look_alphas(0.001, 4)
+N = 4000  # looks at 500, 629, 793, 1000, ... 3174 and 4000
+LEVELS = split_alpha(0.001, [GROWTH ** k for k in range(10)])
 BOTH = ("--confidence_measure", "pred_score", "margin")
 STAGED = (*BOTH, "--settle", 0.5, 0.0, "--save_scores")
 
@@ -45,7 +48,7 @@ def test_record_and_last_line(staged):
         record = json.loads((folder / f"{measure}.json").read_text())
         assert record["settings"]["settle"] == score
         assert record["settings"]["looks"] == [list(look) for look in zip(look_sizes(N), LEVELS, strict=True)]
-        assert len(record["eta"]) == 4
+        assert "eta" not in record
     drawn = np.maximum(scores_of(folder / "pred_score")["n"], scores_of(folder / "margin")["n"])
     share = float(stderr.splitlines()[-1].split()[1])
     assert share == pytest.approx(drawn.mean() / N, abs=0.0005) and share < 1
@@ -131,6 +134,55 @@ def test_another_score_does_not_resume(staged):
     for options in ((*BOTH, "--save_scores"), (*BOTH, "--settle", 0.5, 0.1, "--save_scores")):
         assert_refused(certify(*arguments(folder, folder / "{confidence_measure}", *options)), "--settle")
     assert contents(folder) == before
+
+
+def with_looks(folder, target, looks):
+    """Copies of a staged log, its record and its scores, with other looks in the record."""
+    for name in ("pred_score", "pred_score.scores"):
+        (target / name).write_bytes((folder / name).read_bytes())
+    record = json.loads((folder / "pred_score.json").read_text())
+    record["settings"]["looks"] = looks
+    (target / "pred_score.json").write_text(json.dumps(record))
+
+
+def test_other_looks_do_not_resume(staged, tmp_path):
+    """A log with the looks of another version is never continued with today's."""
+    folder, _ = staged
+    with_looks(folder, tmp_path, [[500, 0.0001], [1000, 0.0002], [2000, 0.0003], [4000, 0.0004]])
+    before = contents(tmp_path)
+    result = certify(*arguments(folder, tmp_path / "pred_score", "--settle", 0.5, "--save_scores", stop=400))
+    assert_refused(result, "pred_score was written with other settings: the looks of --settle")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("looks", [
+    None, [], 7, [[4000]], [[500, 0.0005], [4000.0, 0.0005]], [[500, 1], [4000, 0.0005]],
+    [[500, 0.0006], [4000, 0.0005]], [[500, 0.0001], [500, 0.0001], [4000, 0.0005]], [[500, 0.0005], [2000, 0.0005]],
+    [[500, -0.5], [4000, 0.0005]],
+    [[500, float("nan")], [4000, 0.0005]], [["500", 0.0001], [4000, 0.0005]], [[0, 0.0001], [4000, 0.0005]]])
+def test_recorded_looks_that_are_refused(staged, tmp_path, looks):
+    """Looks come from a file: sizes that rise to N, and levels whose sum is at most alpha, or one line."""
+    with_looks(staged[0], tmp_path, looks)
+    assert_refused(call_program("code/recertify.py", tmp_path / "pred_score.scores", tmp_path / "out"),
+                   "not a record of saved scores")
+
+
+def test_recorded_eta_is_not_trusted(staged, tmp_path):
+    """Whatever an older record says of the calibration, each look's band fails with probability at most its alpha."""
+    folder, _ = staged
+    for name in ("pred_score", "pred_score.scores"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    record = json.loads((folder / "pred_score.json").read_text())
+    own = [look.spec.band.eta for look in read_scores(str(folder / "pred_score")).plan.looks]
+    wrong = [[2 * eta for eta in own], [eta * (1 + 3e-6) for eta in own], [eta / 2 for eta in own], [0.9] * len(own),
+             [math.nan] * len(own), own[1:], own[0], "eta", [None] * len(own), {}]
+    for record["eta"] in wrong:
+        (tmp_path / "pred_score.json").write_text(json.dumps(record))
+        spec = read_scores(str(tmp_path / "pred_score")).plan.looks[-1].spec
+        ranks, eta = spec.band.ranks, spec.band.eta
+        limits = clopper_pearson_limit(N + 1 - ranks, N, eta * limit_weights(ranks))
+        assert failure_probability(N, ranks, limits) <= spec.alpha and (spec.band.prob <= limits).all()
+        assert eta == pytest.approx(own[-1], rel=3e-6)
 
 
 def test_readers_say_what_was_settled(staged):

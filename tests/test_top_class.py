@@ -15,7 +15,7 @@ from certconf.sampling.streams import ESTIMATION, SELECTION
 from certconf.statistics.bounds import clopper_pearson_ranks, two_valued_band
 from certconf.statistics.certificate import ABSTAIN, RADII, CertificateSpec
 from certconf.statistics.measures import MEASURES
-from certconf.statistics.sequential import plan_looks
+from certconf.statistics.sequential import Plan
 
 SIGMA, ALPHA = 0.25, 0.001
 TOP = MEASURES["top_class"]
@@ -87,8 +87,8 @@ def test_dkw_and_looks():
     """The paper's band is as for other measures; each look of staged sampling has limits at its own level."""
     spec = CertificateSpec(TOP, 1000, ALPHA, SIGMA, "dkw")
     assert np.array_equal(spec.band.prob, CertificateSpec(MEASURES["pred_score"], 1000, ALPHA, SIGMA, "dkw").band.prob)
-    looks = plan_looks(CertificateSpec(TOP, 4000, ALPHA, SIGMA, settle=0.5))
-    assert len(looks) == 4
+    looks = Plan(CertificateSpec(TOP, 4000, ALPHA, SIGMA), 0.5).looks
+    assert len(looks) == 10
     for look in looks:
         n, alpha = look.spec.n, look.spec.alpha
         assert look.spec.band.prob[0] == pytest.approx(cohen_limit(n, n, alpha), rel=1e-5)

@@ -23,7 +23,7 @@ from certconf.sampling.streams import ESTIMATION, SELECTION
 from certconf.statistics.bounds import empirical_bernstein_lower
 from certconf.statistics.certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from certconf.statistics.measures import MEASURES, Measure
-from certconf.statistics.sequential import Look, plan_looks
+from certconf.statistics.sequential import Plan, under_noise
 
 EARLY_CHECKS = (100, 30, 10, 3)  # early abstention is considered after N / 100, N / 30, ... samples
 EARLY_ERROR = 1e-6  # probability, over all the checks, that it changes a row
@@ -84,26 +84,28 @@ class Smooth:
         confidence_measure is one. Raises NonFiniteScores, ValueError.
         """
         scores = settle if isinstance(settle, tuple) else (settle,) * len(self.measures)
-        specs = [CertificateSpec(measure, n, alpha, self.sigma, bound, tuple(radii), weights, settle=score)
+        plans = [Plan(CertificateSpec(measure, n, alpha, self.sigma, bound, tuple(radii), weights), score)
                  for measure, score in zip(self.measures, scores, strict=True)]
-        certificates = self.certify_by(specs, x, n0, batch_size, index=index, seed=seed)
+        certificates = self.certify_by(plans, x, n0, batch_size, index=index, seed=seed)
         return certificates[0] if self.single else certificates
 
-    def certify_by(self, specs: Sequence[CertificateSpec], x: torch.Tensor, n0: int, batch_size: int, *, index: int,
+    def certify_by(self, plans: Sequence[Plan], x: torch.Tensor, n0: int, batch_size: int, *, index: int,
                    seed: int = 0) -> tuple[Certificate, ...]:
-        """`certify` by a given spec for each measure, all with the same n. Raises NonFiniteScores, ValueError."""
+        """`certify` by a given plan for each measure, all with the same n. Raises NonFiniteScores, ValueError."""
         if n0 < 1 or batch_size < 1:
             raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
-        n = specs[0].n
-        if [(spec.measure, spec.n, spec.sigma) for spec in specs] != [(m, n, self.sigma) for m in self.measures]:
-            raise ValueError("specs of other measures or another sigma, or of different n")
-        looks_at = [{look.spec.n: look for look in self.looks(spec, x)} for spec in specs]  # by the number of samples
-        early = self._early_checks(specs)
+        plans = [self.plan(plan, x) for plan in plans]
+        n = plans[0].spec.n
+        if [(plan.spec.measure, plan.spec.n, plan.spec.sigma) for plan in plans] != [
+                (measure, n, self.sigma) for measure in self.measures]:
+            raise ValueError("plans of other measures or another sigma, or of different n")
+        looks_at = [{look.spec.n: look for look in plan.looks} for plan in plans]  # by the number of samples
+        early = self._early_checks(plans)
         sizes = sorted({size for looks in looks_at for size in looks} | set(early))
 
         def certificates(batch: int) -> tuple[Certificate, ...]:
             classes = self._select(x, n0, batch, (seed, index, SELECTION))
-            found = [None] * len(specs)
+            found = [None] * len(plans)
             for scores in self._growing_scores(x, sizes, batch, (seed, index, ESTIMATION), classes):
                 drawn, means = scores.shape[1], _finite_means(scores)
                 for i, looks in enumerate(looks_at):
@@ -115,8 +117,8 @@ class Smooth:
                 if None not in found:
                     return tuple(found)
                 if drawn in early and self._all_will_abstain(means, drawn):
-                    return tuple(replace(spec, n=drawn).abstention(chosen, mean)
-                                 for spec, chosen, mean in zip(specs, classes, means, strict=True))
+                    return tuple(replace(plan.spec, n=drawn).abstention(chosen, mean)
+                                 for plan, chosen, mean in zip(plans, classes, means, strict=True))
             raise AssertionError("the last look settles everything")
 
         return self.sampler.with_fitting_batch(certificates, batch_size)
@@ -134,7 +136,7 @@ class Smooth:
         if n0 < 1 or batch_size < 1 or n < 2 or not 0 < alpha < 1:
             raise ValueError(f"need n0, batch_size >= 1, n >= 2, 0 < alpha < 1, not {n0}, {batch_size}, {n}, {alpha}")
         spec = CertificateSpec(self.measures[0], n, alpha / 2, self.sigma, radii=(0.0,), weights="equal")
-        spec = self.looks(spec, x)[0].spec
+        spec = self.plan(Plan(spec), x).looks[0].spec
 
         def prediction(batch: int) -> Prediction:
             chosen, = self._select(x, n0, batch, (seed, index, SELECTION))
@@ -147,9 +149,9 @@ class Smooth:
 
         return self.sampler.with_fitting_batch(prediction, batch_size)
 
-    def looks(self, spec: CertificateSpec, x: torch.Tensor) -> tuple[Look, ...]:
-        """The looks of a spec, with what this noise and the size of x add to it. Raises ValueError for a bad spec."""
-        return plan_looks(replace(spec, float_noise=self.float_noise, delta=self.noise.delta(x.numel())))
+    def plan(self, plan: Plan, x: torch.Tensor) -> Plan:
+        """A plan, with what this noise and the size of x add to it. Raises ValueError for a bad one."""
+        return under_noise(plan, self.float_noise, self.noise.delta(x.numel()))
 
     def _softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]):
         for softmax in self.sampler.softmax(x, count, batch, key):
@@ -179,11 +181,12 @@ class Smooth:
             while sizes and done >= sizes[0]:
                 yield scores[:, :sizes.pop(0)]
 
-    def _early_checks(self, specs: Sequence[CertificateSpec]) -> list[int]:
+    def _early_checks(self, plans: Sequence[Plan]) -> list[int]:
         """After how many samples early abstention is considered; never in staged sampling, whose looks do so."""
-        if not self.early_abstain or any(spec.settle is not None for spec in specs):
+        if not self.early_abstain or any(plan.settle is not None for plan in plans):
             return []
-        return [specs[0].n // part for part in EARLY_CHECKS if specs[0].n >= part]
+        n = plans[0].spec.n
+        return [n // part for part in EARLY_CHECKS if n >= part]
 
     def _all_will_abstain(self, means: list[float], n: int) -> bool:
         """Whether the mean of all N scores stays below every cutoff, from the means of the first n.

@@ -3,6 +3,7 @@ import hashlib
 import os
 import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from certconf.formats.record import read_record, record_path, without_row
 from certconf.statistics.bounds import WEIGHTS, clopper_pearson_ranks
 from certconf.statistics.certificate import Certificate, CertificateSpec
 from certconf.statistics.measures import MEASURES
-from certconf.statistics.sequential import look_etas, plan_looks
+from certconf.statistics.sequential import Plan
 
 FLOAT32 = np.finfo(np.float32)
 LEAST_SIGMA, LARGEST_SIGMA = float(FLOAT32.smallest_subnormal), float(FLOAT32.max)  # that float noise can have
@@ -24,15 +25,16 @@ def scores_path(outfile: str) -> str:
     return outfile + ".scores"
 
 
-def scores_dtype(spec: CertificateSpec) -> np.dtype:
+@lru_cache
+def scores_dtype(plan: Plan) -> np.dtype:
     """The record of one image.
 
     chosen: the class before any abstention; order: the order statistics of its scores, at the ranks
     clopper_pearson_ranks(n, weights). Staged sampling adds n and alpha, those of the look that settled the image, and
     fills order up with its last score.
     """
-    look = [("n", "<i8"), ("alpha", "<f8")] if spec.settle is not None else []
-    length = max(len(clopper_pearson_ranks(each.spec.n, spec.kept_ranks)) for each in plan_looks(spec))
+    look = [("n", "<i8"), ("alpha", "<f8")] if plan.settle is not None else []
+    length = max(len(clopper_pearson_ranks(n, plan.spec.kept_ranks)) for n, _ in plan.schedule)
     return np.dtype([("idx", "<i8"), ("label", "<i8"), ("chosen", "<i8"), ("mean", "<f8"), *look,
                      ("order", "<f4", (length,))])
 
@@ -53,21 +55,20 @@ def scores_record(index: int, label: int, certificate: Certificate, dtype: np.dt
     return record.tobytes()
 
 
-def parse_scores(path: str, data: bytes, spec: CertificateSpec) -> np.ndarray:
+def parse_scores(path: str, data: bytes, plan: Plan) -> np.ndarray:
     """The complete records in `data`, checked; a torn last one is left out. Raises InputError."""
-    dtype = scores_dtype(spec)
+    dtype, measure = scores_dtype(plan), plan.spec.measure
     records = np.frombuffer(data[:len(data) // dtype.itemsize * dtype.itemsize], dtype)
     with np.errstate(invalid="ignore"):  # NaN compares as false, and so is refused
         order, mean = records["order"].astype(np.float64), records["mean"]
         sound = ((records["idx"] >= 0) & (records["label"] >= 0) & (records["chosen"] >= 0)
                  & (mean >= order[:, 0] - 1e-9) & (mean <= order[:, -1] + 1e-9)
-                 & (order[:, 0] >= spec.measure.score_min) & (order[:, -1] <= spec.measure.score_max)
+                 & (order[:, 0] >= measure.score_min) & (order[:, -1] <= measure.score_max)
                  & (order[:, 1:] >= order[:, :-1]).all(1))
-    if spec.measure.two_valued:
-        sound &= np.isin(order, (spec.measure.score_min, spec.measure.score_max)).all(1)
+    if measure.two_valued:
+        sound &= np.isin(order, (measure.score_min, measure.score_max)).all(1)
     if "n" in dtype.names:
-        looks = {(look.spec.n, look.spec.alpha) for look in plan_looks(spec)}
-        sound &= np.array([pair in looks for pair in zip(records["n"].tolist(), records["alpha"].tolist(),
+        sound &= np.array([pair in plan.schedule for pair in zip(records["n"].tolist(), records["alpha"].tolist(),
                                                          strict=True)], dtype=bool)
     if not sound.all():
         raise InputError(f"{path}: record {int(np.argmin(sound))} is not one of saved scores")
@@ -78,7 +79,7 @@ def parse_scores(path: str, data: bytes, spec: CertificateSpec) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SavedScores:
-    """A run's saved scores, with the settings of the run and the spec of its own certificates.
+    """A run's saved scores, with the settings of the run and the plan of its own certificates.
 
     non_finite: the images that have no record here, since their scores are not finite.
     """
@@ -86,9 +87,14 @@ class SavedScores:
     path: str
     records: np.ndarray
     settings: dict
-    spec: CertificateSpec
+    plan: Plan
     sha256: str
     non_finite: list[int]
+
+    @property
+    def spec(self) -> CertificateSpec:
+        """That of the run's plan."""
+        return self.plan.spec
 
     @property
     def images(self) -> int:
@@ -102,11 +108,11 @@ class SavedScores:
                 or os.path.realpath(scores_path(outfile)) == os.path.realpath(self.path)):
             raise InputError(f"{outfile}: a file of the run that saved the scores; choose another name")
 
-    def certificates(self, spec: CertificateSpec):
-        """Yield (index, label, certificate under `spec`) for every image."""
-        looks = {look.spec.n: look.spec for look in plan_looks(spec)}
+    def certificates(self, plan: Plan):
+        """Yield (index, label, certificate under `plan`, whose looks have the run's sizes) for every image."""
+        looks = {look.spec.n: look.spec for look in plan.looks}
         for record in self.records:
-            look = looks[int(record["n"])] if spec.settle is not None else spec
+            look = looks[int(record["n"]) if plan.settle is not None else plan.spec.n]
             thresholds = record["order"][:len(look.band.ranks)]
             certificate = look.certificate(int(record["chosen"]), float(record["mean"]), thresholds)
             yield int(record["idx"]), int(record["label"]), certificate
@@ -121,40 +127,53 @@ def read_scores(path: str) -> SavedScores:
         raise InputError(f"{recorded}: no such record of the run that saved the scores")
     settings = record["settings"]
     try:
-        spec = _recorded_spec(settings, record.get("eta"))
-        if record.get("scores_dtype") != describe_dtype(scores_dtype(spec)):
+        plan = _recorded_plan(settings, record.get("eta"))
+        if record.get("scores_dtype") != describe_dtype(scores_dtype(plan)):
             raise ValueError("scores_dtype")
     except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
         raise InputError(f"{recorded}: not a record of saved scores ({error})") from None
     data = read_bytes(path)
-    records = parse_scores(path, data, spec)
+    records = parse_scores(path, data, plan)
     if not len(records):
         raise InputError(f"{path}: no complete record in it")
     if len(data) > records.nbytes:
         print(f"{path}: its last record is torn and is left out", file=sys.stderr)
-    return SavedScores(path, records, settings, spec, hashlib.sha256(data).hexdigest(),
+    return SavedScores(path, records, settings, plan, hashlib.sha256(data).hexdigest(),
                        without_row(record, records["idx"].tolist()))
 
 
-def _recorded_spec(settings: dict, eta) -> CertificateSpec:
-    """The spec of a run's own certificates. Raises KeyError, TypeError, ValueError, OverflowError, InputError."""
+def _recorded_plan(settings: dict, eta) -> Plan:
+    """The plan of a run's own certificates. Raises KeyError, TypeError, ValueError, OverflowError, InputError.
+
+    eta: what an older record holds of the calibration: a number, or a list of one for each look.
+    """
     # older records have none of these four
     noise, delta, weights, settle = (settings.get(name, default) for name, default in (
         ("noise", "float"), ("delta", 0.0), ("weights", "equal"), ("settle", None)))
-    eta = tuple(eta) if type(eta) is list else eta
     alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
     spec = CertificateSpec(MEASURES[settings["confidence_measure"]], settings["N"], alpha, sigma, settings["bound"],
-                           tuple(radii), weights, kept_ranks=weights, eta=eta, settle=settle,
-                           float_noise=noise == "float", delta=delta)
+                           tuple(radii), weights, kept_ranks=weights, float_noise=noise == "float", delta=delta)
     if settings["program"] != "certify" or settings["save_scores"] is not True:
         raise ValueError("the run saved none")
     if (type(spec.n) is not int or type(settings["radii"]) is not list
-            or not LEAST_SIGMA <= spec.sigma <= LARGEST_SIGMA or spec.bound == "clopper_pearson" and eta is None):
-        raise ValueError("N, radii, sigma or eta")
+            or not LEAST_SIGMA <= spec.sigma <= LARGEST_SIGMA):
+        raise ValueError("N, radii or sigma")
     if (noise not in ("integer", "float") or type(delta) is not float or not 0 <= delta < 1
             or noise == "integer" and not delta):
         raise ValueError("noise or delta")
     if weights not in WEIGHTS or settle is not None and type(settle) is not float:
         raise ValueError("weights or settle")
     check_radii(spec.radii)
-    return replace(spec, eta=look_etas(spec))
+    plan = Plan(spec, settle, None if settle is None else _recorded_schedule(settings["looks"]))
+    etas = eta if type(eta) is list else [eta]
+    if len(etas) == len(plan.schedule) and all(type(each) is float for each in etas):
+        plan = replace(plan, starts=tuple(etas))
+    return plan.prepare()
+
+
+def _recorded_schedule(looks) -> tuple[tuple[int, float], ...]:
+    """The looks of a record, each [n, alpha]. Raises TypeError, ValueError."""
+    schedule = tuple((n, alpha) for n, alpha in looks)
+    if not schedule or not all(type(n) is int and type(alpha) is float for n, alpha in schedule):
+        raise ValueError("looks")
+    return schedule

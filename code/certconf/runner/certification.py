@@ -10,8 +10,7 @@ from certconf.formats.scores import parse_scores, scores_dtype, scores_record
 from certconf.inputs.catalogue import requested_indices
 from certconf.runner.config import CertifyConfig
 from certconf.runner.run import ImageResult, Run
-from certconf.statistics.certificate import CertificateSpec
-from certconf.statistics.sequential import describe_looks
+from certconf.statistics.sequential import Plan
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -24,27 +23,27 @@ OPTIONS = {"N0", "N", "alpha", "batch", "skip", "max", "seed", "bound", "weights
            "overwrite"}
 
 
-def open_logs(run: Run, specs: list[CertificateSpec]) -> None:
+def open_logs(run: Run, plans: list[Plan]) -> None:
     """Open the log of each measure."""
     config = run.config
-    for spec in specs:
-        measure = spec.measure
+    for plan in plans:
+        measure = plan.spec.measure
         run.open(config.log_path(measure.name), columns(config.radii),
                  partial(parse_log, score_range=(measure.score_min, measure.score_max)),
-                 partial(parse_scores, spec=spec) if config.save_scores else None, eta=spec.eta, program="certify",
-                 confidence_measure=measure.name, settle=spec.settle, looks=describe_looks(spec))
+                 partial(parse_scores, plan=plan) if config.save_scores else None, program="certify",
+                 confidence_measure=measure.name, settle=plan.settle, looks=plan.recorded_looks())
 
 
-def certify_image(smooth: "Smooth", specs: list[CertificateSpec], images: "ImageSet", index: int,
+def certify_image(smooth: "Smooth", plans: list[Plan], images: "ImageSet", index: int,
                   config: CertifyConfig) -> ImageResult:
     """For each log the row of an image, and its saved scores or None."""
     x, label = images.load(index)
     start = time.perf_counter()
-    certificates = smooth.certify_by(specs, x, config.N0, config.batch, index=index, seed=config.seed)
+    certificates = smooth.certify_by(plans, x, config.N0, config.batch, index=index, seed=config.seed)
     seconds = time.perf_counter() - start
     rows = [(Row.of(index, label, certificate, seconds).line(),
-             scores_record(index, label, certificate, scores_dtype(spec)) if config.save_scores else None)
-            for spec, certificate in zip(specs, certificates, strict=True)]
+             scores_record(index, label, certificate, scores_dtype(plan)) if config.save_scores else None)
+            for plan, certificate in zip(plans, certificates, strict=True)]
     return ImageResult(rows, max(certificate.spec.n for certificate in certificates))
 
 
@@ -77,17 +76,17 @@ def certify_dataset(smooth: "Smooth", dataset: "Dataset", outfile: str, **option
                            round_images=smooth.round_images, precision=sampler.precision, compile=sampler.compile,
                            device=str(sampler.device), early_abstain=smooth.early_abstain,
                            confidence_measure=[measure.name for measure in smooth.measures], **options)
-    specs = config.specs()
+    plans = config.plans()
     images = image_set(dataset, config.dataset)
     hashes = {"weights_sha256": weights_sha256(network), "modules_sha256": modules_sha256(network),
               "images_sha256": images.fingerprint()}
     subject = Subject(network, smooth.num_classes, images, requested_indices(images.size, config.skip, config.max),
                       {"arch": config.base_classifier, **hashes})
     with Run(config) as run:
-        open_logs(run, specs)
+        open_logs(run, plans)
         run.load(subject)
         run.begin()
-        for index, result in run.map(lambda i: certify_image(smooth, specs, images, i, config)):
+        for index, result in run.map(lambda i: certify_image(smooth, plans, images, i, config)):
             run.write(index, result)
     return len(run.without_row)
 

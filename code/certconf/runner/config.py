@@ -9,7 +9,7 @@ import os
 import typing
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from certconf.errors import InputError
 from certconf.formats.log import check_radii
@@ -20,7 +20,7 @@ from certconf.sampling.streams import SEEDS
 from certconf.statistics.bounds import WEIGHTS
 from certconf.statistics.certificate import BOUNDS, RADII, CertificateSpec
 from certconf.statistics.measures import MEASURES
-from certconf.statistics.sequential import look_etas
+from certconf.statistics.sequential import Plan
 
 PLACE = "{confidence_measure}"
 CHOICES = {"noise": NOISES, "precision": PRECISIONS, "bound": BOUNDS, "weights": WEIGHTS,
@@ -87,7 +87,7 @@ class PredictConfig(SamplingConfig):
         self._check_positive("N0")
         if self.N < 2:
             raise InputError("--N must be 2 or above")
-        check_spec(self.spec())
+        check_plan(self.spec())
 
     def spec(self) -> CertificateSpec:
         """Of the limits on the expected score, each of which gets alpha / 2."""
@@ -119,11 +119,11 @@ class CertifyConfig(SamplingConfig):
         if len(self.confidence_measure) > 1 and PLACE not in self.outfile:
             raise InputError(f"OUTFILE must contain {PLACE} if there are several measures")
 
-    def specs(self) -> list[CertificateSpec]:
-        """The spec of each measure's certificates. Raises InputError."""
+    def plans(self) -> list[Plan]:
+        """The plan of each measure's certificates. Raises InputError."""
         scores = self.settle or [None] * len(self.confidence_measure)
-        return [check_spec(CertificateSpec(MEASURES[name], self.N, self.alpha, self.sigma, self.bound, self.radii,
-                                             self.weights, self.weights if self.save_scores else None, settle=score))
+        return [check_plan(CertificateSpec(MEASURES[name], self.N, self.alpha, self.sigma, self.bound, self.radii,
+                                           self.weights, self.weights if self.save_scores else None), score)
                 for name, score in zip(self.confidence_measure, scores, strict=True)]
 
     def log_path(self, measure: str) -> str:
@@ -152,11 +152,16 @@ class AttackConfig(SamplingConfig):
             check_radii(self.radii)
 
 
-def check_spec(spec: CertificateSpec) -> CertificateSpec:
-    """Calibrate and return a spec, with its eta. Raises InputError for radii, or (n, alpha), that it cannot have."""
+def check_plan(spec: CertificateSpec, settle: float | None = None, like: Plan | None = None) -> Plan:
+    """The plan of a spec, prepared; like: a plan whose score, looks and starts it takes over.
+
+    Raises InputError for radii, a score, or (n, alpha) that it cannot have.
+    """
     check_radii(spec.radii)
     try:
-        return replace(spec, eta=look_etas(spec))
+        if like is not None:
+            return Plan(spec, like.settle, like.schedule_at(spec.alpha), like.starts).prepare()
+        return Plan(spec, settle).prepare()
     except ValueError as error:
         raise InputError(f"--N, --alpha, --bound or --settle: {error}") from None
 

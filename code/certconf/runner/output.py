@@ -94,15 +94,13 @@ class ResumableLog:
     settings            what its record holds of this run (see settings.py); whole: all of it, not only what is known
                         before the network is loaded
     parse(path, data)   returns the RowFile of a log's content; parse_scores(path, data) the array of its saved scores
-    eta                 the level of its certificates' band, None if the band has none
     done                the indices of the images that have a row
     """
 
     def __init__(self, path: str, settings: dict, header: Sequence[str],
                  parse: Callable[[str, bytes], RowFile], parse_scores: Callable | None = None, *,
-                 eta: float | None = None, overwrite: bool = False, whole: bool = True):
-        self.whole = whole
-        self.path, self.settings, self.header, self.eta, self.overwrite = path, settings, header, eta, overwrite
+                 overwrite: bool = False, whole: bool = True):
+        self.path, self.settings, self.header, self.overwrite, self.whole = path, settings, header, overwrite, whole
         self.parse, self.parse_scores, self.scores = parse, parse_scores, None
         self.file = AppendFile(path)
         try:
@@ -162,7 +160,7 @@ class ResumableLog:
         old = self.old or {"settings": self.settings, "starts": []}
         if old["starts"] and (names := changed_circumstances(old["starts"][-1], start)):
             print(f"{self.path}: resumes with another {', '.join(names)} than before", file=sys.stderr)
-        self.record = {**old, "eta": self.eta, "starts": old["starts"] + [start]}
+        self.record = {**old, "starts": old["starts"] + [start]}
         if self.scores:
             self.record["scores_dtype"] = self._scores_dtype
         self.record_without_row(*non_finite)

@@ -72,13 +72,12 @@ class Run:
         return self.worker.share(make(*args, **options) if self.worker.first else None)
 
     def open(self, path: str, header: Sequence[str], parse: Callable, parse_scores: Callable | None = None,
-             eta=None, **known) -> None:
+             **known) -> None:
         """Open a log (see ResumableLog) on rank 0. known: settings that are not of the configuration."""
         if self.worker.first:
             settings = settings_of(self.config, **self._checkpoint(), **known)
             self.logs.append(self._stack.enter_context(closing(ResumableLog(
-                path, settings, header, parse, parse_scores, eta=eta, overwrite=self.config.overwrite,
-                whole=False))))
+                path, settings, header, parse, parse_scores, overwrite=self.config.overwrite, whole=False))))
 
     def _checkpoint(self) -> dict:
         """What is recorded of a checkpoint. The user's own code is recorded once it has run. Raises InputError."""

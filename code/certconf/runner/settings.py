@@ -23,7 +23,7 @@ SETTINGS = {
     "arch": "BASE_CLASSIFIER", "sigma": "SIGMA", "N0": "--N0", "N": "--N", "alpha": "--alpha", "seed": "--seed",
     "precision": "--precision", "skip": "--skip", "device_type": "--device",
     "confidence_measure": "--confidence_measure", "bound": "--bound", "radii": "--radii", "weights": "--weights",
-    "settle": "--settle", "looks": "--settle", "side_alpha": "--range",
+    "settle": "--settle", "looks": "the looks of --settle", "side_alpha": "--range",
     "log_sha256": "LOG", "steps": "--steps", "draws": "--draws", "clip": "--clip",
     "save_scores": "--save_scores", "no_abstain": "--no_abstain", "score": "--score", "scores_sha256": "SCORES",
     "noise": "--noise", "round_images": "--round_images", "delta": "--noise or the images' size",

@@ -13,11 +13,11 @@ mirror image of X_(r), bounds the mirrored expectation from below, and so the ex
 n: number of samples, alpha: error probability, eta: error probability of a limit of weight 1, shift: radius / sigma.
 """
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv, gammainc, gammaincc, gammaln, ndtr, ndtri, xlogy
 
 WEIGHTS = ("falling", "equal")  # of the levels of the Clopper-Pearson band's limits
@@ -157,49 +157,63 @@ def mirrored_ranks(n: int, ranks: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def clopper_pearson_eta(n: int, alpha: float, weights: str = "falling", ranks_of: str | None = None,
-                        intervals: int = 1000, mirrored: bool = False) -> float:
+                        intervals: int = 1000, mirrored: bool = False, start: float | None = None) -> float:
     """The largest eta at which the limits of levels eta w_j hold at all ranks at once with probability 1 - alpha.
 
-    Calibrated exactly: a root of failure_probability between alpha / sum w (Bonferroni) and alpha / max w, and there
-    the end of the bracket that is safe.
+    Calibrated exactly, to a millionth: between alpha / sum w (Bonferroni), lowered by QUANTILE_MARGIN, and alpha / max
+    w, at which one limit alone fails with probability alpha. failure_probability was found to be at most alpha at what
+    is returned, unless that is the lower end, where the union bound says so. start: an eta at which the search begins;
+    it is returned if it is one to a millionth.
     """
     ranks = clopper_pearson_ranks(n, ranks_of or weights, intervals)
     ranks = mirrored_ranks(n, ranks) if mirrored else ranks
     each = limit_weights(ranks, weights)
-    lowest, highest = alpha / each.sum(), alpha / each.max()
+    lowest, highest = alpha / each.sum() * QUANTILE_MARGIN, alpha / each.max()
     if len(ranks) == 1:
         return highest
     if alpha < SMALLEST_CALIBRATED_ALPHA:
-        return lowest * QUANTILE_MARGIN
+        return lowest
 
     def excess(log_eta: float) -> float:
-        return np.log(failure_probability(n, ranks, _limits(n, ranks, np.exp(log_eta) * each)) / alpha)
+        failure = failure_probability(n, ranks, _limits(n, ranks, np.exp(log_eta) * each))
+        return np.log1p((failure - alpha) / alpha)  # ln(failure / alpha), but never 0 if failure > alpha
 
-    if excess(np.log(highest)) <= 0:
-        return highest
-    log_eta = brentq(excess, np.log(lowest), np.log(highest), xtol=ETA_TOLERANCE)
-    while log_eta > np.log(lowest) and excess(log_eta) > 0:
-        log_eta -= ETA_TOLERANCE
-    return float(max(np.exp(log_eta), lowest))
+    first = np.log(start) if start is not None and lowest < start < highest else np.log(lowest * highest) / 2
+    return float(np.exp(_greatest_safe(excess, np.log(lowest), np.log(highest), first)))
 
 
-def clopper_pearson_band(n: int, alpha: float, eta: float | None = None, weights: str = "falling",
-                         ranks_of: str | None = None, mirrored: bool = False) -> Band:
+def _greatest_safe(excess: Callable[[float], float], low: float, high: float, x: float) -> float:
+    """An x at which excess(x), a rising function, was found to be in [-ETA_TOLERANCE, 0]; low, if there is none.
+
+    low must be safe whatever excess(low) is, and high unsafe. Secant steps from the x given, or a bisection where one
+    would leave the bracket of the greatest x found safe and the least found unsafe. As a rule three values of excess.
+    """
+    value, slope = excess(x), 1.0
+    while not -ETA_TOLERANCE <= value <= 0:
+        low, high = (x, high) if value <= 0 else (low, x)
+        if high - low <= ETA_TOLERANCE:
+            return low
+        before, step = (x, value), x - (value + ETA_TOLERANCE / 2) / max(slope, 1e-9)
+        x = step if low < step < high else (low + high) / 2
+        value = excess(x)
+        slope = (value - before[1]) / (x - before[0])
+    return x
+
+
+def clopper_pearson_band(n: int, alpha: float, weights: str = "falling", ranks_of: str | None = None,
+                         mirrored: bool = False, start: float | None = None) -> Band:
     """Clopper-Pearson limits of levels eta w_j, calibrated to hold at all ranks at once with probability 1 - alpha.
 
     n >= 1, 1e-100 <= alpha < 1; weights, ranks_of: the weights, and those whose ranks are used (default: the same);
-    mirrored: for the mirrored scores, at the mirrored ranks, so that it needs no order statistics but those.
-    p_j falls with j by itself, since the limit falls with the rank and with its level, and w_j does not rise. Pass the
-    eta of an earlier call with the same arguments to save the calibration: it is checked, and calibrated again if it is
-    not safe.
+    mirrored: for the mirrored scores, at the mirrored ranks, so that it needs no order statistics but those; start: see
+    clopper_pearson_eta.
+    p_j falls with j by itself, since the limit falls with the rank and with its level, and w_j does not rise.
     """
     _check(n, alpha)
     ranks = clopper_pearson_ranks(n, ranks_of or weights)
     ranks = mirrored_ranks(n, ranks) if mirrored else ranks
-    each = limit_weights(ranks, weights)
-    if eta is None or not _is_safe(eta, n, alpha, ranks, each):
-        eta = clopper_pearson_eta(n, alpha, weights, ranks_of, mirrored=mirrored)
-    return Band(ranks, _limits(n, ranks, eta * each), eta)
+    eta = clopper_pearson_eta(n, alpha, weights, ranks_of, mirrored=mirrored, start=start)
+    return Band(ranks, _limits(n, ranks, eta * limit_weights(ranks, weights)), eta)
 
 
 def two_valued_band(n: int, alpha: float, ranks_of: str = "falling") -> Band:
@@ -227,12 +241,6 @@ def _limits(n: int, ranks: np.ndarray, levels: np.ndarray) -> np.ndarray:
     Not increasing with the rank, even if some limits had to be lowered: a limit above an earlier one becomes that one.
     """
     return np.minimum.accumulate(clopper_pearson_limit(n - ranks + 1, n, levels))
-
-
-def _is_safe(eta: float, n: int, alpha: float, ranks: np.ndarray, each: np.ndarray) -> bool:
-    if not alpha / each.sum() < eta <= alpha / each.max() or alpha < SMALLEST_CALIBRATED_ALPHA:
-        return False  # no calibration gives it
-    return failure_probability(n, ranks, _limits(n, ranks, eta * each)) <= alpha
 
 
 # --- DKW ------------------------------------------------------------------------------------------------------------

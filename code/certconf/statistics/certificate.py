@@ -38,9 +38,8 @@ class CertificateSpec:
     bound: one of BOUNDS; alpha: error probability of a certificate; sigma, radii: in pixels of range [0, 1];
     float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
     the law of the noisy images that were drawn and the exact one (see noise.py);
-    weights, eta: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then
-    uses whatever its own weights and bound, or None; settle: None, or the score of staged sampling: band, certificate
-    and the like are then those of the looks' own specs (stages.plan_looks), each with its own n and alpha, not of this.
+    weights: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then uses
+    whatever its own weights and bound, or None; eta: where the calibration of the band begins, see Plan.starts.
     """
 
     measure: Measure
@@ -51,8 +50,7 @@ class CertificateSpec:
     radii: tuple[float, ...] = RADII
     weights: str = "falling"
     kept_ranks: str | None = None
-    eta: float | tuple[float | None, ...] | None = None
-    settle: float | None = None
+    eta: float | None = None
     float_noise: bool = False
     delta: float = 0.0
 
@@ -108,7 +106,7 @@ def _band(n: int, alpha: float, bound: str, weights: str, kept_ranks: str | None
     if bound == "clopper_pearson" and two_valued:
         return two_valued_band(n, alpha, kept_ranks or weights)
     if bound == "clopper_pearson":
-        return clopper_pearson_band(n, alpha, eta, weights, kept_ranks, mirrored)
+        return clopper_pearson_band(n, alpha, weights, kept_ranks, mirrored, eta)
     if bound == "dkw":
         ranks = clopper_pearson_ranks(n, kept_ranks) if kept_ranks else dkw_ranks(n)
         return dkw_band(n, alpha, mirrored_ranks(n, ranks) if mirrored else ranks)

@@ -1,9 +1,9 @@
 """Staged sampling: an image's scores are looked at before all N are drawn, and sampling stops once it is settled.
 
-Look k = 0 ... K-1 is at the first n_k scores, n_k = N / 2^(K-1-k), and has a spec of its own: the band, the limits and
-the certificate of n_k scores at error probability alpha_k, where sum alpha_k <= alpha. Sampling stops at the first look
-that settles, for a score S, at every radius whether the bound exceeds S, and whether the certificate abstains. The row
-is that look's certificate.
+Look k = 0 ... K-1 is at the first n_k scores, n_k = N / 2^((K-1-k)/3), and has a spec of its own: the band, the limits
+and the certificate of n_k scores at error probability alpha_k, where sum alpha_k <= alpha. Sampling stops at the first
+look that settles, for a score S, at every radius whether the bound exceeds S, and whether the certificate abstains. The
+row is that look's certificate.
 
 Why its error probability is at most alpha, however it is decided when to stop. The n_k and alpha_k are fixed before
 the sampling. The first n_k scores are i.i.d. (imagine that all N are drawn and shown in stages), so the band of look k
@@ -15,28 +15,32 @@ So giving up needs no error budget: a radius given up too early costs a certific
 settled is the bound from the CDF; the columns `exp` of a staged log are not those of the paper's baseline at its best.
 """
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 from scipy.special import betaincinv
 
-from certconf.statistics.bounds import shifted_probability
+from certconf.statistics.bounds import SMALLEST_ALPHA, shifted_probability
 from certconf.statistics.certificate import ABSTAIN, Certificate, CertificateSpec
 
-MOST_LOOKS = 8
+MOST_LOOKS = 22
+LOOKS_PER_DOUBLING = 3
 SMALLEST_LOOK = 500  # samples; fewer settle hardly any image
-GROWTH = 1.5  # of alpha_k from look to look: most images that are certified need a late one
-OPTIMISM = 0.05  # level of the upper limits by which a radius is given up
+GROWTH = 1.4  # of alpha_k from look to look: most images that are certified need a late one
+OPTIMISM = 0.3  # level of the upper limits by which a radius is given up
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look at an image's scores: `spec` makes its certificate, `final` is the spec of the last look."""
+    """One look at an image's scores: `spec` makes its certificate, `final` that of the last look; see Plan.settle."""
 
     spec: CertificateSpec
     final: CertificateSpec
+    settle: float | None
 
     def settles(self, certificate: Certificate) -> bool:
         """Whether sampling may stop at this look, whose certificate is given.
@@ -49,9 +53,8 @@ class Look:
         best_at_image, *best = self.reach(certificate.thresholds)
         if best_at_image < self.spec.measure.cutoff:
             return True
-        score = self.spec.settle
         return certificate.prediction != ABSTAIN and all(
-            bound > score or limit <= score for bound, limit in zip(certificate.exp_cdf, best, strict=True))
+            bound > self.settle or limit <= self.settle for bound, limit in zip(certificate.exp_cdf, best, strict=True))
 
     def reach(self, thresholds: np.ndarray) -> np.ndarray:
         """An optimist's guess of the last look's bound, at radius 0 and at each of the radii: [1 + R].
@@ -80,43 +83,89 @@ class Look:
             return shifted_probability(prob, self.spec.shift(np.array((0.0, *self.spec.radii)))[:, None])
 
 
-@lru_cache
-def plan_looks(spec: CertificateSpec) -> tuple[Look, ...]:
-    """The looks of a spec, whose n and alpha are those of all looks together; one look if spec.settle is None.
+@dataclass(frozen=True)
+class Plan:
+    """All that is fixed before an image is sampled: its looks, and the score that they are to settle.
 
-    spec.eta: of an earlier plan of the same spec, one for each look, to save the calibration. Raises ValueError if
-    spec.settle is not strictly inside the measure's range, or spec.eta has another number of entries.
+    spec: the certificate of all N scores with all of alpha, were they looked at once. settle: None, and then this is
+    what is done; or a score strictly inside the measure's range. schedule: (n_k, alpha_k) of each look; by default
+    look_sizes and split_alpha say. starts: an eta for each look, where its calibration begins: those that an older
+    record holds, since a millionth more or less would change the last digits of its log. They are not trusted: see
+    clopper_pearson_eta. Raises ValueError for a schedule that does not rise to N or spends more than alpha.
     """
-    if spec.settle is None:
-        return (Look(spec.prepare(), spec),)
-    spec.measure.check_score(spec.settle)
-    sizes = look_sizes(spec.n)
-    alphas = look_alphas(spec.alpha, len(sizes))
-    specs = [replace(spec, n=n, alpha=alpha, eta=eta).prepare()
-             for n, alpha, eta in zip(sizes, alphas, spec.eta or [None] * len(sizes), strict=True)]
-    return tuple(Look(each, specs[-1]) for each in specs)
+
+    spec: CertificateSpec
+    settle: float | None = None
+    schedule: tuple[tuple[int, float], ...] | None = None
+    starts: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        n, alpha = self.spec.n, self.spec.alpha
+        if not SMALLEST_ALPHA <= alpha < 1:
+            raise ValueError(f"need {SMALLEST_ALPHA:g} <= alpha < 1, not {alpha}")
+        if self.settle is not None:
+            self.spec.measure.check_score(self.settle)
+        if self.schedule is None:
+            sizes = [n] if self.settle is None else look_sizes(n)
+            alphas = split_alpha(alpha, [GROWTH ** k for k in range(len(sizes))])
+            object.__setattr__(self, "schedule", tuple(zip(sizes, alphas, strict=True)))
+        if self.settle is None and len(self.schedule) > 1:
+            raise ValueError("several looks need a score to settle")
+        _check_schedule(self.schedule, n, alpha)
+
+    @cached_property
+    def looks(self) -> tuple[Look, ...]:
+        """The looks, in order. None is calibrated here: a band is computed when a certificate needs it."""
+        starts = self.starts or [None] * len(self.schedule)
+        specs = [replace(self.spec, n=n, alpha=alpha, eta=start)
+                 for (n, alpha), start in zip(self.schedule, starts, strict=True)]
+        return tuple(Look(each, specs[-1], self.settle) for each in specs)
+
+    def prepare(self) -> "Plan":
+        """Calibrate the last look, which all others need, and return self.
+
+        Raises ValueError for a bad n, alpha, bound or radius: before any sampling.
+        """
+        self.looks[-1].spec.prepare()
+        return self
+
+    def schedule_at(self, alpha: float) -> tuple[tuple[int, float], ...]:
+        """The same looks for another alpha > 0, which they share as they do this one."""
+        if alpha == self.spec.alpha:
+            return self.schedule
+        sizes, shares = zip(*self.schedule, strict=True)
+        return tuple(zip(sizes, split_alpha(alpha, shares), strict=True))
+
+    def recorded_looks(self) -> list[list] | None:
+        """The looks as a record holds them, [[n_k, alpha_k], ...]; None without a score to settle."""
+        return None if self.settle is None else [list(look) for look in self.schedule]
 
 
-def describe_looks(spec: CertificateSpec) -> list[list] | None:
-    """The looks as a record holds them, [[n_k, alpha_k], ...]; None if spec.settle is None."""
-    return None if spec.settle is None else [[look.spec.n, look.spec.alpha] for look in plan_looks(spec)]
-
-
-def look_etas(spec: CertificateSpec) -> float | tuple[float | None, ...] | None:
-    """What spec.eta must be to save the calibration of its bands: one number, or one for each look."""
-    found = tuple(look.spec.band.eta for look in plan_looks(spec))
-    return found[0] if spec.settle is None else found
+@lru_cache
+def under_noise(plan: Plan, float_noise: bool, delta: float) -> Plan:
+    """A plan for noise of this kind, prepared; the same object at each call, so that all images share its bands."""
+    return replace(plan, spec=replace(plan.spec, float_noise=float_noise, delta=delta)).prepare()
 
 
 def look_sizes(n: int) -> list[int]:
-    """n_k = n / 2^(K-1-k), rounded down: at most MOST_LOOKS, the first at least SMALLEST_LOOK, the last n."""
-    return [n >> halvings for halvings in reversed(range(MOST_LOOKS)) if not halvings or n >> halvings >= SMALLEST_LOOK]
+    """n_k = n / 2^((K-1-k)/3), rounded down: at most MOST_LOOKS, the first at least SMALLEST_LOOK, the last n."""
+    sizes = (int(n * 2 ** (-back / LOOKS_PER_DOUBLING)) for back in reversed(range(1, MOST_LOOKS)))
+    return [*(size for size in sizes if size >= SMALLEST_LOOK), n]
 
 
-def look_alphas(alpha: float, looks: int) -> list[float]:
-    """alpha_k proportional to GROWTH^k; their exact sum is at most alpha, and below it by rounding only."""
-    total = math.fsum(GROWTH ** k for k in range(looks))
-    early = [alpha * (GROWTH ** k / total) for k in range(looks - 1)]
+def split_alpha(alpha: float, shares: Sequence[float]) -> list[float]:
+    """alpha, divided in proportion to the shares; the exact sum is at most alpha, and below it by rounding only."""
+    total = math.fsum(shares)
+    early = [alpha * (share / total) for share in shares[:-1]]
     rest = Fraction(alpha) - sum(map(Fraction, early))
     last = float(rest)
     return [*early, last if Fraction(last) <= rest else math.nextafter(last, 0.0)]
+
+
+def _check_schedule(schedule: tuple[tuple[int, float], ...], n: int, alpha: float) -> None:
+    """Raise ValueError unless the sizes rise strictly, from 1 or more to n, and the levels add up to at most alpha."""
+    sizes, alphas = zip(*schedule, strict=True)
+    if not (1 <= sizes[0] and sizes[-1] == n and all(one < two for one, two in pairwise(sizes))):
+        raise ValueError(f"the sizes of the looks must rise to n >= 1, not {', '.join(map(str, sizes))} to {n}")
+    if not (all(SMALLEST_ALPHA <= each <= alpha for each in alphas) and sum(map(Fraction, alphas)) <= Fraction(alpha)):
+        raise ValueError(f"the levels of the looks must be at least {SMALLEST_ALPHA:g} and add up to at most {alpha}")
