@@ -13,10 +13,9 @@ from pathlib import Path
 
 import code_path
 import numpy as np
-import pandas
 
 from certconf.errors import InputError, run
-from certconf.formats.log import read_recorded_log
+from certconf.formats.log import Log
 from certconf.formats.scores import SavedScores, read_scores
 from certconf.report.tables import FORMATS, format_table
 from certconf.statistics.measures import SOFT_MEASURES
@@ -63,7 +62,7 @@ def samples_of(saved: SavedScores) -> np.ndarray:
 
 def seconds_of(log: Path, skip: int) -> float:
     """The times in the rows of a log, added up."""
-    return sum(row.seconds for row in read_recorded_log(str(log), skip)[0].rows)
+    return sum(row.seconds for row in Log.read(str(log), skip)[0].rows)
 
 
 def main() -> None:
@@ -72,7 +71,7 @@ def main() -> None:
             for path in sorted((folder / SOFT_MEASURES[0]).glob("noise_*.scores"))]
     if not rows:
         raise InputError("no MEASURE/noise_SIGMA.scores in these folders")
-    print(format_table(pandas.DataFrame(rows), args.format), end="")
+    print(format_table(rows, args.format), end="")
 
 
 if __name__ == "__main__":

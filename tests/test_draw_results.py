@@ -2,13 +2,13 @@
 import shutil
 from collections import Counter
 
+import draw_results
 import numpy as np
 import pytest
 from certify_runs import arguments, call_program, certify, weights_file
 from helpers import assert_refused
 
-import draw_results
-from certconf.formats.log import read_recorded_log
+from certconf.formats.log import Log
 from certconf.formats.scores import read_scores
 from certconf.statistics.measures import MEASURES, SOFT_MEASURES
 
@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
 
 def logs_of(folder):
     """The logs of the panels, in their order."""
-    return [read_recorded_log(str(folder / measure / "noise_0.25"))[0] for measure in SOFT_MEASURES for _ in range(2)]
+    return [Log.read(str(folder / measure / "noise_0.25"))[0] for measure in SOFT_MEASURES for _ in range(2)]
 
 
 def value_at(line, x: float) -> float:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from certconf.errors import InputError
-from certconf.formats.log import Row, columns, parse_log
+from certconf.formats.log import LOG, Log
 from certconf.formats.scores import parse_scores, scores_dtype, scores_record
 from certconf.inputs.catalogue import requested_indices
 from certconf.runner.config import CertifyConfig
@@ -29,8 +29,8 @@ def open_logs(run: Run, specs: list[CertificateSpec]) -> None:
     config = run.config
     for spec in specs:
         measure = spec.measure
-        run.open(config.log_path(measure.name), columns(config.radii),
-                 partial(parse_log, score_range=(measure.score_min, measure.score_max)),
+        run.open(config.log_path(measure.name), LOG.header(config.radii),
+                 partial(Log.parse, score_range=(measure.score_min, measure.score_max)),
                  partial(parse_scores, spec=spec) if config.save_scores else None, eta=spec.eta, program="certify",
                  confidence_measure=measure.name, settle=spec.settle, looks=describe_looks(spec))
 
@@ -42,7 +42,7 @@ def certify_image(smooth: "Smooth", specs: list[CertificateSpec], images: "Image
     start = time.perf_counter()
     certificates = smooth.certify_by(specs, x, config.N0, config.batch, index=index, seed=config.seed)
     seconds = time.perf_counter() - start
-    rows = [(Row.of(index, label, certificate, seconds).line(),
+    rows = [(LOG.line(index, label, certificate.prediction, seconds, certificate.exp_cdf, certificate.exp),
              scores_record(index, label, certificate, scores_dtype(spec)) if config.save_scores else None)
             for spec, certificate in zip(specs, certificates, strict=True)]
     return ImageResult(rows, max(certificate.spec.n for certificate in certificates))
