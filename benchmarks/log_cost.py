@@ -17,6 +17,7 @@ import numpy as np
 from certconf.errors import InputError, run
 from certconf.formats.log import Log
 from certconf.formats.scores import SavedScores, read_scores
+from certconf.report.labels import add_label_options, label_of_files
 from certconf.report.tables import FORMATS, format_table
 from certconf.statistics.measures import SOFT_MEASURES
 
@@ -26,6 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("folder", nargs="+", type=Path, help="holds MEASURE/noise_SIGMA and MEASURE/noise_SIGMA.scores")
     parser.add_argument("--skip", type=int, default=1,
                         help="count images with indices 0, SKIP, 2 SKIP, ... only; 1 or more (default: %(default)s)")
+    add_label_options(parser)
     parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
     args = parser.parse_args()
     if args.skip < 1:
@@ -33,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def costs(folder: Path, noise: str, skip: int) -> dict[str, str]:
+def costs(folder: Path, label: str, noise: str, skip: int) -> dict[str, str]:
     """The row of a pass. Raises InputError if the logs of the two measures are not of one pass."""
     logs = [folder / name / noise for name in SOFT_MEASURES]
     saved = [read_scores(str(log)) for log in logs]
@@ -44,7 +46,7 @@ def costs(folder: Path, noise: str, skip: int) -> dict[str, str]:
         raise InputError(f"{logs[0]} and {logs[1]} are not of one pass")
     samples = np.array([samples_of(each)[kept] for each, kept in zip(saved, counted, strict=True)])
     cells = [mean_and_error(each) for each in (*samples, samples.max(0))]
-    return {"folder": str(folder), "noise": noise.removeprefix("noise_"), "images": str(len(images)),
+    return {"log": label, "noise": noise.removeprefix("noise_"), "images": str(len(images)),
             "N": f"{saved[0].spec.n:,}"} | dict(zip((*SOFT_MEASURES, "one pass"), cells, strict=True)) | {
             "hours": f"{seconds[0] / 3600:.2f}"}
 
@@ -67,11 +69,12 @@ def seconds_of(log: Path, skip: int) -> float:
 
 def main() -> None:
     args = parse_arguments()
-    rows = [costs(folder, path.stem, args.skip) for folder in args.folder
+    labels = label_of_files(args.folder, args.labels)
+    rows = [costs(folder, labels.get(folder, str(folder)), path.stem, args.skip) for folder in args.folder
             for path in sorted((folder / SOFT_MEASURES[0]).glob("noise_*.scores"))]
     if not rows:
         raise InputError("no MEASURE/noise_SIGMA.scores in these folders")
-    print(format_table(rows, args.format), end="")
+    print(format_table(rows, args.format, args.title), end="")
 
 
 if __name__ == "__main__":
