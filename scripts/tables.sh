@@ -6,12 +6,12 @@ cd "$(dirname "$0")/.."
 
 LOGS="${LOGS:-log_files}"
 declare -A SCORE=([pred_score]=0.5 [margin]=0)
-bands=("ResNet-20, DKW band" "ResNet-20, equal weights" "ResNet-20")
+BANDS=("ResNet-20, DKW band" "ResNet-20, equal weights" "ResNet-20")
 
-accuracy() {  # MEASURE NOISE BEGIN END OPTION...: the three bands of the ResNet-20, then the logs of FOLDERS
+accuracy() {  # MEASURE NOISE OPTION...: the three bands of the ResNet-20, then the logs of FOLDERS
     local folders=("${FOLDERS[@]/#/$LOGS/cifar10_}")
     python cert_acc.py "$LOGS/cifar10_resnet20/$1/noise_$2"{_dkw,_equal,} "${folders[@]/%//$1/noise_$2}" "${SCORE[$1]}" \
-        --labels "${bands[@]}" "${LABELS[@]}" --format markdown --title "$3xpected $1 above ${SCORE[$1]}, noise $2$4" "${@:5}"
+        --labels "${BANDS[@]}" "${LABELS[@]}" --format markdown "${@:3}"
 }
 
 cost() {  # OPTION...: of the ResNet-20 and of FOLDERS
@@ -23,7 +23,7 @@ FOLDERS=(resnet110 resnet20_consistency)
 LABELS=("ResNet-110" "ResNet-20, consistency")
 for measure in pred_score margin; do
     for sigma in 0.25 0.50; do
-        accuracy "$measure" "$sigma" E ":" |
+        accuracy "$measure" "$sigma" --title "Expected $measure above ${SCORE[$measure]}, noise $sigma:" |
             grep -Ev '(band|weights|110|consistency) \| without'  # the baseline once, from all samples
         awk -v measure="$measure" -v sigma="$sigma" '$1 == measure && $2 == sigma {
             printf "| published | using cdf bound |"; for (i = 3; i <= NF; i++) printf " %s |", $i; print "" }' \
@@ -38,7 +38,9 @@ FOLDERS=(resnet20_staged resnet20_consistency_staged)
 LABELS=("ResNet-20, N = 100,000" "ResNet-20, consistency, N = 100,000")
 for measure in pred_score margin; do
     for sigma in 0.25 0.50; do
-        accuracy "$measure" "$sigma" "Step by step, e" ", images 0, 40, 80, ...:" --skip 40 | grep -v without
+        accuracy "$measure" "$sigma" --skip 40 --title \
+            "Step by step, expected $measure above ${SCORE[$measure]}, noise $sigma, images 0, 40, 80, ...:" |
+            grep -v without
         echo
     done
 done
