@@ -69,25 +69,25 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError("--score: finite numbers, each once")
 
 
-def table(sources: list[Source], scores: list, style: str, title: str | None) -> str:
+def table(sources: dict[str, Source], scores: list, style: str, title: str | None) -> str:
     """One row for each score, file and bound; a cell for each radius that some log or attack has."""
-    radii = sorted({radius for source in sources for radius in source.radii}) or RADII
+    radii = sorted({radius for source in sources.values() for radius in source.radii}) or RADII
     rows = []
     for score in scores:
-        for source in sources:
+        for label, source in sources.items():
             for name, curve in source.curves[score].items():
                 shown = str(source.settings.get("score", "") if score is None else score)
-                rows.append(({"log": source.label, "score": shown, "bound": name},
+                rows.append(({"log": label, "score": shown, "bound": name},
                              {radius: f"{value:.4f}" for radius in radii if (value := curve.at(radius)) is not None}))
     return radius_table(rows, style, title)
 
 
-def draw(sources: list[Source], scores: list):
-    """The figure: a panel for each score."""
+def draw(sources: dict[str, Source], scores: list):
+    """The figure: a panel for each score; sources: by their labels."""
     from certconf.report.accuracy import draw_accuracy  # only here: matplotlib takes a while to load
 
     return draw_accuracy([("" if score is None else f"expected score above {shortest(score)}",
-                           {source.label: source.curves[score] for source in sources}) for score in scores],
+                           {label: source.curves[score] for label, source in sources.items()}) for score in scores],
                          columns=len(scores))
 
 
@@ -106,7 +106,8 @@ def main() -> None:
         options = {"labels": labels} if args.figure == "networks" else {}
         figure = panels.FIGURES[args.figure](*map(Path, args.file), **options)
     else:
-        sources, scores = read_sources(args.file, args.score, labels), args.score or [None]
+        scores = args.score or [None]
+        sources = {labels.get(source.path, source.path): source for source in read_sources(args.file, args.score)}
         if args.table:
             print(table(sources, scores, args.table, args.title), end="")
         if args.out is None:

@@ -172,13 +172,13 @@ def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):
             assert curve.at(radius) == pytest.approx(np.mean(right)) and curve.accuracy[place] == curve.at(radius)
             assert curve.at(radius) >= of_log.curves[score][CDF].at(radius)
         assert curve.at(0.0) is None
-        *_, dotted, marks = analyze.draw([of_log, of_attacks], [score]).axes[0].get_lines()
+        *_, dotted, marks = analyze.draw({"log": of_log, "attack": of_attacks}, [score]).axes[0].get_lines()
         assert (dotted.get_linestyle(), dotted.get_drawstyle()) == (":", "steps-post")
         assert marks.get_ydata() == pytest.approx(curve.accuracy)
     bare = tmp_path / "without_record"
     bare.write_bytes(log.read_bytes())
     of_log, _ = read_sources([str(bare), str(attacks)], [0.5])
-    assert of_log.settings == {} and of_log.label == str(bare)
+    assert of_log.settings == {}
     with pytest.raises(InputError, match="give --score"):
         read_sources([str(attacks)], [])
     for files, reason in (((certified / "margin", attacks), "none of the logs"), ((log, tmp_path / "some"), "not all")):
@@ -191,8 +191,8 @@ def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):
 
 def test_saved_scores_below_the_cutoff_are_not_drawn_with_an_attack():
     """There they count images that abstain in the log, which were not attacked and would seem broken."""
-    source, attack = (Source(path, {"confidence_measure": "pred_score"}, path, {0.3: {name: None}},
-                                     images=frozenset((0, 20)), log_sha256="a")
+    source, attack = (Source(path, {"confidence_measure": "pred_score"}, {0.3: {name: None}}, frozenset((0, 20)),
+                             log_sha256="a")
                       for path, name in (("log.scores", CDF), ("attacks", ATTACKED)))
     check_attacks([source, attack], [0.5])
     with pytest.raises(InputError, match=r"log.scores: below 0.5"):

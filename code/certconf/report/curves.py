@@ -1,7 +1,7 @@
 """Certified accuracy against radius, read from logs, attacks, radius files and saved scores."""
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from certconf.report.notes import report_different_images, report_flaws, report_
 from certconf.statistics.measures import MEASURES
 
 CDF, MEAN, ATTACKED = "CDF bound", "without the CDF", "attacked score"
-DESCRIPTION = {"confidence_measure": "{}", "score": "score above {}", "sigma": "sigma {}", "N": "N {}", "bound": "{}",
-               "arch": "{}"}
-PLAIN_NAMES = {"clopper_pearson": "Clopper-Pearson", "dkw": "DKW", NAIVE: "mean alone"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,6 @@ class Source:
 
     path: str
     settings: dict
-    label: str
     curves: dict[float | None, dict[str, Curve]]
     images: frozenset[int]  # that count in it
     radii: tuple[float, ...] = ()  # of the file's columns
@@ -63,16 +59,12 @@ class Source:
         return any(ATTACKED in curves for curves in self.curves.values())
 
 
-def read_sources(paths: Sequence[str], scores: list[float], labels: dict[str, str] | None = None) -> list[Source]:
-    """The files, in the order given; labels: for their paths. Raises InputError."""
+def read_sources(paths: Sequence[str], scores: list[float]) -> list[Source]:
+    """The files, in the order given. Raises InputError."""
     sources = [read_source(path, scores) for path in dict.fromkeys(paths)]
     check_attacks(sources, scores)
     report_different_images({source.path: source.images for source in sources})
-    if labels:
-        return [replace(source, label=labels[source.path]) for source in sources]
-    found = [source.label for source in sources]
-    return [replace(source, label=f"{source.label} ({source.path})") if found.count(source.label) > 1 else source
-            for source in sources]
+    return sources
 
 
 def check_attacks(sources: list[Source], scores: list[float]) -> None:
@@ -101,23 +93,22 @@ def read_source(path: str, scores: list[float]) -> Source:
     kind = next((kind for kind in (Radii, Attacks) if kind.is_kind_of(path)), Log)
     table, settings = kind.read(path)
     report_flaws(table)
-    own, label = settings.get("score"), describe(path, settings)
     if kind is Radii:
+        own = settings.get("score")
         if scores and scores != [own]:
             raise InputError(f"{path} is a radius file, for one score of its own: "
                              f"{'not recorded' if own is None else own}, not {' '.join(map(str, scores))}")
         curves = {MEAN if settings.get("bound") == NAIVE else CDF: exact_curve(table.of_correct, table.images)}
-        return Source(path, settings, label, dict.fromkeys(scores or [None], curves), table.all_indices)
+        return Source(path, settings, dict.fromkeys(scores or [None], curves), table.all_indices)
     if not scores:
         raise InputError(f"{path} is a {table.schema.name}: give --score")
     if kind is Attacks:
         curves = {score: {ATTACKED: Curve(table.radii, table.accuracy(score))} for score in scores}
-        return Source(path, settings, f"attack: {label}", curves, table.all_indices, table.radii,
-                      settings.get("log_sha256"))
+        return Source(path, settings, curves, table.all_indices, table.radii, settings.get("log_sha256"))
     report_settled(path, settings)
     curves = {score: {name: Curve(table.radii, table.certified_accuracy(score, name == CDF), "steps-pre")
                       for name in (CDF, MEAN)} for score in scores}
-    return Source(path, settings, label, curves, table.all_indices, table.radii, file_sha256(path))
+    return Source(path, settings, curves, table.all_indices, table.radii, file_sha256(path))
 
 
 def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
@@ -135,18 +126,10 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
     curves = {score: {name: exact_curve([found.radius(score, naive=name == MEAN) for found in right], saved.images)
                       for name in (CDF, MEAN)} for score in scores}
     log = saved.path.removesuffix(".scores")
-    return Source(saved.path, saved.settings, describe(saved.path, saved.settings), curves,
-                  frozenset((*saved.records["idx"].tolist(), *saved.non_finite)),
+    return Source(saved.path, saved.settings, curves, frozenset((*saved.records["idx"].tolist(), *saved.non_finite)),
                   log_sha256=file_sha256(log) if os.path.isfile(log) else None)
 
 
 def exact_curve(certified: Sequence[float], images: int) -> Curve:
     """The certified accuracy at every radius, from the certified radii of the images whose class is right."""
     return Curve(*exact_accuracy(certified, images), exact=True)
-
-
-def describe(path: str, settings: dict) -> str:
-    """A run as its record describes it, or its path if it has no record."""
-    parts = [text.format(PLAIN_NAMES.get(str(settings[key]), settings[key]))
-             for key, text in DESCRIPTION.items() if key in settings]
-    return ", ".join(parts) or path

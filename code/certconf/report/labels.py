@@ -8,7 +8,7 @@ from certconf.errors import InputError
 def add_label_options(parser: argparse.ArgumentParser) -> None:
     """--labels and --title."""
     parser.add_argument("--labels", nargs="+", metavar="NAME",
-                        help="what to call the files, in their order (default: what is known of each)")
+                        help="what to call the files, in their order (default: their paths)")
     parser.add_argument("--title", help="a line above the table or figure (default: none)")
 
 

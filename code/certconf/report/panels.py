@@ -79,8 +79,7 @@ def draw_networks(*folders: Path, labels: dict[str, str]) -> Figure:
         panel = {}
         for folder in folders:
             saved = read_run(folder / place)
-            default = f"{folder}, N = {saved.spec.n:,}, {saved.images} images"
-            panel[labels.get(str(folder), default)] = curves_of_network(saved)
+            panel[labels.get(str(folder), str(folder))] = curves_of_network(saved)
         panels.append((title_of(saved), panel | {"published, N = 100,000": {POINTS: published(place)}}))
     return draw_accuracy(panels, columns=2)
 
