@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def costs(folder: Path, label: str, noise: str, skip: int) -> dict[str, str]:
+def costs(folder: Path, noise: str, skip: int) -> dict[str, str]:
     """The row of a pass. Raises InputError if the logs of the two measures are not of one pass."""
     logs = [folder / name / noise for name in SOFT_MEASURES]
     saved = [read_scores(str(log)) for log in logs]
@@ -46,7 +46,7 @@ def costs(folder: Path, label: str, noise: str, skip: int) -> dict[str, str]:
         raise InputError(f"{logs[0]} and {logs[1]} are not of one pass")
     samples = np.array([samples_of(each)[kept] for each, kept in zip(saved, counted, strict=True)])
     cells = [mean_and_error(each) for each in (*samples, samples.max(0))]
-    return {"log": label, "noise": noise.removeprefix("noise_"), "images": str(len(images)),
+    return {"noise": noise.removeprefix("noise_"), "images": str(len(images)),
             "N": f"{saved[0].spec.n:,}"} | dict(zip((*SOFT_MEASURES, "one pass"), cells, strict=True)) | {
             "hours": f"{seconds[0] / 3600:.2f}"}
 
@@ -70,11 +70,11 @@ def seconds_of(log: Path, skip: int) -> float:
 def main() -> None:
     args = parse_arguments()
     labels = label_of_files(args.folder, args.labels)
-    rows = [costs(folder, labels.get(folder, str(folder)), path.stem, args.skip) for folder in args.folder
+    rows = [{"log": labels.get(folder, str(folder))} | costs(folder, path.stem, args.skip) for folder in args.folder
             for path in sorted((folder / SOFT_MEASURES[0]).glob("noise_*.scores"))]
     if not rows:
         raise InputError("no MEASURE/noise_SIGMA.scores in these folders")
-    print(format_table(rows, args.format, args.title), end="")
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows], args.format, args.title), end="")
 
 
 if __name__ == "__main__":

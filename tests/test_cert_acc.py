@@ -310,6 +310,6 @@ def test_no_torch(logs):
     code = ("import runpy, sys; sys.argv = ['cert_acc.py', *sys.argv[1:]]\n"
             "try: runpy.run_path('cert_acc.py', run_name='__main__')\n"
             "except SystemExit as end: print('exit', end.code, 'certconf.formats.log' in sys.modules, "
-            "*({'torch', 'matplotlib'} & set(sys.modules)))")
+            "*({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))")
     result = run_program("-c", code, *logs, "0.5", "--confidence", "0.9", "--alpha", "0.001")
     assert result.stdout.splitlines()[-1] == "exit 0 True", result.stderr

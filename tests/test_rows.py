@@ -212,6 +212,11 @@ def test_an_abstention_claims_nothing(schema, values):
     refused(schema, header(schema) + row(schema, predict="-1", correct="1"), 2, "correct")
 
 
+def test_a_prediction_that_is_not_decided_keeps_its_limits():
+    table = parse(PREDICTIONS, header(PREDICTIONS) + row(PREDICTIONS, predict="-1", correct="0"))
+    assert (table.rows[0].lower, table.rows[0].upper) == (0.2, 0.3)
+
+
 def test_the_measures_range():
     """A log of pred_score has no bound below 0; one of margin may; without a record nothing speaks against -1."""
     below = header(LOG) + row(LOG, values="0.9 -0.5 0.8 -1.0")

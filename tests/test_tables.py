@@ -8,8 +8,8 @@ import pytest
 from certconf.report.tables import FORMATS, format_table, radius_table
 
 ODD = "a_b&c|50%#{x}$"  # what a path may hold and a table must escape
-ROWS = [{"log": ODD, "what is shown": "one, two", "R = 0.00": "0.7500"},
-        {"log": "second", "what is shown": "none", "R = 0.00": ""}]
+HEADER = ["log", "what is shown", "R = 0.00"]
+ROWS = [[ODD, "one, two", "0.7500"], ["second", "none", ""]]
 
 
 def cells_of(text: str, style: str) -> list[list[str]]:
@@ -32,9 +32,9 @@ def cells_of(text: str, style: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("style", FORMATS)
 def test_every_format(style):
-    text = format_table(ROWS, style)
-    assert cells_of(text, style) == [list(ROWS[0]), *(list(row.values()) for row in ROWS)]
-    above, rest = format_table(ROWS, style, "A title").split("A title")
+    text = format_table(HEADER, ROWS, style)
+    assert cells_of(text, style) == [HEADER, *ROWS]
+    above, rest = format_table(HEADER, ROWS, style, "A title").split("A title")
     assert rest.lstrip("\n") == text and above == {"latex": "% ", "csv": "# "}.get(style, "")
 
 

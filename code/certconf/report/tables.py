@@ -9,13 +9,14 @@ FORMATS = ("text", "markdown", "latex", "csv")
 def radius_table(rows: Sequence[tuple[dict[str, str], dict[float, str]]], style: str, title: str | None = None) -> str:
     """A table of rows (names, cells): columns of the names, then one for each radius that some row has a cell of."""
     radii = sorted({radius for _, cells in rows for radius in cells})
-    return format_table([names | {f"R = {radius:.2f}": cells.get(radius, "") for radius in radii}
-                         for names, cells in rows], style, title)
+    header = [*rows[0][0], *(f"R = {radius:.2f}" for radius in radii)]
+    return format_table(header, [[*names.values(), *(cells.get(radius, "") for radius in radii)]
+                                 for names, cells in rows], style, title)
 
 
-def format_table(rows: Sequence[dict[str, str]], style: str, title: str | None = None) -> str:
-    """Rows with the same columns as text in one of FORMATS, a line each, below the title (a comment in latex, csv)."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str, title: str | None = None) -> str:
+    """A header and rows as text in one of FORMATS, a line each, below the title (a comment in latex and csv)."""
+    lines = [list(header), *map(list, rows)]
     above = {"latex": f"% {title}\n", "csv": f"# {title}\n"}.get(style, f"{title}\n\n") if title else ""
     return above + {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[style](lines)
 
