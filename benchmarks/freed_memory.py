@@ -13,7 +13,6 @@ import sys
 import time
 
 import code_path
-import pandas
 import torch
 from machine import RESULTS, SIDE, describe
 
@@ -75,7 +74,7 @@ def report(args: argparse.Namespace) -> str:
         rows.append([*cells, f"{ratio:.2f}"])
     columns = ["network", *(f"{what}, {kind}" for kind in KINDS
                             for what in ("s for 1,000 samples", "page faults per sample")), "ratio"]
-    table = format_table(pandas.DataFrame(rows, columns=columns), "markdown")
+    table = format_table(columns, rows, "markdown")
     return f"# Freed memory, {args.precision}\n\n{describe(torch.device('cpu'))}\n{table}"
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import code_path
 import numpy as np
-import pandas
 
 from certconf.errors import InputError, run
-from certconf.formats.log import read_recorded_log
+from certconf.formats.log import Log
 from certconf.formats.scores import SavedScores, read_scores
+from certconf.report.labels import add_label_options, label_of_files
 from certconf.report.tables import FORMATS, format_table
 from certconf.statistics.measures import SOFT_MEASURES
 
@@ -27,6 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("folder", nargs="+", type=Path, help="holds MEASURE/noise_SIGMA and MEASURE/noise_SIGMA.scores")
     parser.add_argument("--skip", type=int, default=1,
                         help="count images with indices 0, SKIP, 2 SKIP, ... only; 1 or more (default: %(default)s)")
+    add_label_options(parser)
     parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
     args = parser.parse_args()
     if args.skip < 1:
@@ -45,7 +46,7 @@ def costs(folder: Path, noise: str, skip: int) -> dict[str, str]:
         raise InputError(f"{logs[0]} and {logs[1]} are not of one pass")
     samples = np.array([samples_of(each)[kept] for each, kept in zip(saved, counted, strict=True)])
     cells = [mean_and_error(each) for each in (*samples, samples.max(0))]
-    return {"folder": str(folder), "noise": noise.removeprefix("noise_"), "images": str(len(images)),
+    return {"noise": noise.removeprefix("noise_"), "images": str(len(images)),
             "N": f"{saved[0].spec.n:,}"} | dict(zip((*SOFT_MEASURES, "one pass"), cells, strict=True)) | {
             "hours": f"{seconds[0] / 3600:.2f}"}
 
@@ -63,16 +64,17 @@ def samples_of(saved: SavedScores) -> np.ndarray:
 
 def seconds_of(log: Path, skip: int) -> float:
     """The times in the rows of a log, added up."""
-    return sum(row.seconds for row in read_recorded_log(str(log), skip)[0].rows)
+    return sum(row.seconds for row in Log.read(str(log), skip)[0].rows)
 
 
 def main() -> None:
     args = parse_arguments()
-    rows = [costs(folder, path.stem, args.skip) for folder in args.folder
+    labels = label_of_files(args.folder, args.labels)
+    rows = [{"log": labels.get(folder, str(folder))} | costs(folder, path.stem, args.skip) for folder in args.folder
             for path in sorted((folder / SOFT_MEASURES[0]).glob("noise_*.scores"))]
     if not rows:
         raise InputError("no MEASURE/noise_SIGMA.scores in these folders")
-    print(format_table(pandas.DataFrame(rows), args.format), end="")
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows], args.format, args.title), end="")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import math
 import sys
 
 import code_path
-import pandas
 import torch
 from machine import RESULTS, describe
 
@@ -117,7 +116,7 @@ def main() -> None:
     images, indices = open_images(args.dataset, "test", args.skip, args.max)
     if not indices:
         raise InputError("--max leaves no image")
-    table = format_table(pandas.DataFrame(compare(args, network, images, indices, device), columns=HEADER), "markdown")
+    table = format_table(HEADER, compare(args, network, images, indices, device), "markdown")
     note = NOTE.format(images=len(indices), n=args.N, sigma=args.sigma, network=args.base_classifier,
                        compiled=", compiled" if args.compile else "")
     text = f"# Scores at lower precisions against fp32\n\n{describe(device)}\n{table}\n{note}"

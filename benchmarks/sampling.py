@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import code_path
-import pandas
 import torch
 from machine import RESULTS, SIDE, convolution_peak, describe, finish, flops
 from plain_loop import plain_bounds, plain_scores
@@ -185,9 +184,9 @@ def report(args: argparse.Namespace, device: torch.device) -> str:
     rows = [row for arch, (variants, work, _) in timed.items()
             for row in network_rows(arch, variants, work, lambda variant: peaks[variant.peak_of(device)])]
     columns = ["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"]
-    sampling = format_table(pandas.DataFrame(rows, columns=columns), "markdown")
+    sampling = format_table(columns, rows, "markdown")
     columns = ["bounds of one image", "s", "spread", "once per run, s"]
-    bounds = format_table(pandas.DataFrame(time_bounds(N, args.repeat, device), columns=columns), "markdown")
+    bounds = format_table(columns, time_bounds(N, args.repeat, device), "markdown")
     named = [f"{peak / 1e9:.4g}" + "".join(f" ({precision}, batch {batch})" for batch, in batches)
              for (precision, *batches), peak in peaks.items()]
     notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peaks=", ".join(named), work=", ".join(

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 
 from certconf import errors
 from certconf.files import file_sha256, read_bytes
-from certconf.formats.attacks import Row, columns, parse_attacks
-from certconf.formats.log import Log, read_recorded_log
-from certconf.formats.record import recorded_alpha, recorded_measure, report_post_hoc
-from certconf.formats.rows import report_flaws, shortest
+from certconf.formats.attacks import ATTACKS, Attacks
+from certconf.formats.log import Log
+from certconf.formats.record import recorded_alpha, recorded_measure
+from certconf.formats.rows import shortest
+from certconf.report.notes import report_flaws, report_post_hoc
 from certconf.runner.config import AttackConfig, check_plan
 from certconf.runner.options import add_sampling_options
 from certconf.runner.run import STOPPED, ImageResult, Run
@@ -74,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_target(config: AttackConfig) -> Target:
     """Read the log. Raises InputError if it, or a radius of it, cannot be attacked."""
-    log, settings = read_recorded_log(config.log)
+    log, settings = Log.read(config.log)
     measure, alpha = recorded_measure(settings), recorded_alpha(settings)
     if settings.get("program") not in ("certify", "recertify") or measure is None or alpha is None:
         raise errors.InputError(f"{config.log}: has no record of the run that certified it")
@@ -122,7 +123,7 @@ def attack_image(run: Run, target: Target, search: "Search", sampler: "Sampler",
                                 "classes")
     if row.predict == ABSTAIN:
         nothing = (0.0,) * len(target.radii)
-        return ImageResult([(Row(index, label, ABSTAIN, 0.0, *[nothing] * 4).line(),)], 0)
+        return ImageResult([(ATTACKS.line(index, label, ABSTAIN, 0.0, *[nothing] * 4),)], 0)
     start, found = time.perf_counter(), []
     integers = eight_bit(x, config.round_images).long().to(run.device)
     for radius in target.radii:
@@ -131,7 +132,7 @@ def attack_image(run: Run, target: Target, search: "Search", sampler: "Sampler",
     scores, lower, upper = zip(*((each.mean, each.lower_bound(0.0), each.upper_bound(0.0)) for each in found),
                                strict=True)
     seconds = time.perf_counter() - start
-    line = Row(index, label, row.predict, seconds, target.bounds(row), scores, lower, upper).line()
+    line = ATTACKS.line(index, label, row.predict, seconds, target.bounds(row), scores, lower, upper)
     return ImageResult([(line,)], config.N * len(target.radii))
 
 
@@ -159,7 +160,7 @@ def estimate(sampler: "Sampler", spec: CertificateSpec, x: "torch.Tensor", chose
 
 def report(config: AttackConfig, alpha: float) -> int:
     """Print what OUTFILE says, with the probabilities that chance alone does so; returns the exit status."""
-    attacks = parse_attacks(config.outfile, read_bytes(config.outfile))  # there may be no row
+    attacks = Attacks.parse(config.outfile, read_bytes(config.outfile))  # there may be no row
     images, broken = len(attacks.attacked), attacks.broken()
     for row, place in broken:
         print(f"broken: image {row.index} at radius {attacks.radii[place]:g}: its score is at most {row.upper[place]:g}"
@@ -177,8 +178,8 @@ def main() -> int:
         config = run.config = run.share(AttackConfig, **vars(args))
         target = run.share(read_target, config)
         measure = target.spec.measure
-        run.open(config.outfile, columns(target.radii),
-                 partial(parse_attacks, score_range=(measure.score_min, measure.score_max)), program="attack",
+        run.open(config.outfile, ATTACKS.header(target.radii),
+                 partial(Attacks.parse, score_range=(measure.score_min, measure.score_max)), program="attack",
                  confidence_measure=measure.name, radii=list(target.radii), log_sha256=file_sha256(config.log))
         certified = set(target.log.indices)
         if not run.complete(certified):

@@ -3,7 +3,7 @@
     python cert_acc.py LOG_FILE SCORE
     python cert_acc.py LOG_FILE SCORE --confidence 0.99
     python cert_acc.py LOG_FILE LOG_FILE ... SCORE --format markdown
-    python cert_acc.py LOG_FILE LOG_FILE ... SCORE --skip 40
+    python cert_acc.py LOG_FILE LOG_FILE SCORE --skip 40 --labels ResNet-20 ResNet-110 --title "Images 0, 40, 80, ..."
     python cert_acc.py --brier LOG_FILE
 
 With one log and no option it prints what the paper's own cert_acc.py prints. --confidence gives lower limits on the
@@ -23,10 +23,11 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 import numpy as np
 
 from certconf.errors import InputError, run
-from certconf.formats.log import Log, read_recorded_log
-from certconf.formats.record import recorded_alpha, report_post_hoc, report_settled
-from certconf.formats.rows import report_different_images, report_flaws
-from certconf.report.tables import FORMATS, format_table
+from certconf.formats.log import RANGES, Log
+from certconf.formats.record import recorded_alpha
+from certconf.report.labels import add_label_options, label_of_files
+from certconf.report.notes import report_different_images, report_flaws, report_post_hoc, report_settled
+from certconf.report.tables import FORMATS, radius_table
 from certconf.statistics.bounds import population_limit
 from certconf.statistics.certificate import ABSTAIN
 
@@ -51,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
                              "record has a smaller one, this one counts (default: the record's)")
     parser.add_argument("--format", choices=FORMATS,
                         help="print one table (default: the paper's report of a single log, else text)")
+    add_label_options(parser)
     args = parser.parse_args()
     if not args.brier:
         *args.log_file, score = args.log_file
@@ -101,47 +103,31 @@ def decimals(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
     return str(Decimal(float(value)).quantize(Decimal("0.0001"), rounding))
 
 
-def table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
-    """One table of all the logs."""
+def accuracy_rows(args: argparse.Namespace, path: str, log: Log, settings: dict) -> list[tuple[str, list[str]]]:
+    """What a table says of a log: (what is counted, a number for each radius). Raises InputError."""
     rows = []
-    for path, (log, settings) in logs.items():
-        for cdf, name in NAMES.items():
-            lines = {name: [decimals(value) for value in log.certified_accuracy(args.score, cdf)]}
-            if args.confidence is not None:
-                alpha = row_alpha(args, path, settings)
-                limits = population_limit(log.certified(args.score, cdf).sum(0), log.images, args.confidence, alpha)
-                lines[f"{name}, population"] = [decimals(limit, ROUND_FLOOR) for limit in limits]
-            for what, values in lines.items():
-                cells = dict(zip(log.radii, values, strict=True))
-                rows.append({"log": path, "certified accuracy": what} | cells)
-    return as_table(rows, ["log", "certified accuracy"], args.format)
+    for cdf, name in NAMES.items():
+        rows.append((name, [decimals(value) for value in log.certified_accuracy(args.score, cdf)]))
+        if args.confidence is not None:
+            alpha = row_alpha(args, path, settings)
+            limits = population_limit(log.certified(args.score, cdf).sum(0), log.images, args.confidence, alpha)
+            rows.append((f"{name}, population", [decimals(limit, ROUND_FLOOR) for limit in limits]))
+    return rows
 
 
-def brier_table(args: argparse.Namespace, logs: dict[str, tuple[Log, dict]]) -> str:
-    """One table of the certified Brier scores, rounded up. Raises InputError for a log that has none."""
-    rows = []
-    for path, (log, settings) in logs.items():
-        if not log.has_upper or settings.get("confidence_measure") != "pred_score":
-            raise InputError(f"{path}: the Brier score needs a log that recertify.py --range wrote, of pred_score")
-        scores = [decimals(value, ROUND_CEILING) for value in log.certified_brier()]
-        abstained = sum(row.predict == ABSTAIN for row in log.rows) + len(log.missing)
-        rows.append({"log": path, "counted as 1": f"{abstained} of {log.images}"}
-                    | dict(zip(log.radii, scores, strict=True)))
-    return as_table(rows, ["log", "counted as 1"], args.format)
-
-
-def as_table(rows: list[dict], names: list[str], style: str | None) -> str:
-    """Rows with the columns `names` and one for each radius, whose columns are sorted."""
-    import pandas  # only here: a report needs none
-
-    frame = pandas.DataFrame(rows).set_index(names).sort_index(axis=1)
-    return format_table(frame.rename(columns="R = {:.2f}".format).reset_index(), style or "text")
+def brier_rows(args: argparse.Namespace, path: str, log: Log, settings: dict) -> list[tuple[str, list[str]]]:
+    """The certified Brier scores, rounded up. Raises InputError for a log that has none."""
+    if log.schema is not RANGES or settings.get("confidence_measure") != "pred_score":
+        raise InputError(f"{path}: the Brier score needs a log that recertify.py --range wrote, of pred_score")
+    abstained = int((log.values("predict") == ABSTAIN).sum()) + len(log.missing)
+    return [(f"{abstained} of {log.images}", [decimals(value, ROUND_CEILING) for value in log.certified_brier()])]
 
 
 def main() -> None:
     args = parse_arguments()
     check_arguments(args)
-    logs = {path: read_recorded_log(path, args.skip) for path in args.log_file}
+    labels = label_of_files(args.log_file, args.labels)
+    logs = {path: Log.read(path, args.skip) for path in args.log_file}
     for path, (log, settings) in logs.items():
         report_flaws(log)
         if args.confidence is not None:
@@ -150,12 +136,13 @@ def main() -> None:
             report_settled(path, settings)
     report_different_images({path: log.all_indices for path, (log, _) in logs.items()},
                             "; --skip K counts the images 0, K, 2K, ... only")
-    if args.brier:
-        print(brier_table(args, logs), end="")
-    elif len(logs) == 1 and args.format is None and args.confidence is None:
+    if len(logs) == 1 and not any((args.brier, args.format, args.confidence, args.labels, args.title)):
         print_reference_report(next(iter(logs.values()))[0], args.score)
-    else:
-        print(table(args, logs), end="")
+        return
+    what, rows_of = ("counted as 1", brier_rows) if args.brier else ("certified accuracy", accuracy_rows)
+    rows = [({"log": labels.get(path, path), what: name}, dict(zip(log.radii, values, strict=True)))
+            for path, (log, settings) in logs.items() for name, values in rows_of(args, path, log, settings)]
+    print(radius_table(rows, args.format or "text", args.title), end="")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from certconf import errors
-from certconf.formats.predictions import COLUMNS, Row, parse_predictions
+from certconf.formats.predictions import PREDICTIONS, Predictions
 from certconf.runner.config import PredictConfig
 from certconf.runner.options import add_sampling_options
 from certconf.runner.run import STOPPED, ImageResult, Run
@@ -36,15 +36,15 @@ def predict_image(smooth: "Smooth", images: "ImageSet", index: int, config: Pred
     start = time.perf_counter()
     found = smooth.predict(x, config.N0, config.N, config.alpha, config.batch, index=index, seed=config.seed)
     seconds = time.perf_counter() - start
-    row = Row(index, label, found.prediction, seconds, found.lower, found.upper)
-    return ImageResult([(row.line(),)], config.N)
+    line = PREDICTIONS.line(index, label, found.prediction, seconds, found.lower, found.upper)
+    return ImageResult([(line,)], config.N)
 
 
 def main() -> int:
     args = parse_arguments()
     with Run() as run:
         config = run.config = run.share(PredictConfig, **vars(args))
-        run.open(config.outfile, COLUMNS, parse_predictions, program="predict")
+        run.open(config.outfile, PREDICTIONS.header(), Predictions.parse, program="predict")
         if run.complete():
             return 0
         subject = run.load()

@@ -15,14 +15,14 @@ from contextlib import closing
 from dataclasses import replace
 
 from certconf.errors import InputError, run
-from certconf.formats.radii import COLUMNS, NAIVE, Row, parse_radii
-from certconf.formats.record import report_settled
+from certconf.formats.radii import NAIVE, RADII, Radii
 from certconf.formats.rows import round_down, shortest
 from certconf.formats.scores import SavedScores, read_scores
+from certconf.report.notes import report_settled
 from certconf.runner.config import check_plan
 from certconf.runner.output import ResumableLog
 from certconf.runner.settings import settings_of, start_of_run
-from certconf.statistics.certificate import BOUNDS
+from certconf.statistics.certificate import ABSTAIN, BOUNDS
 
 PLACE = "{score}"
 
@@ -60,15 +60,15 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
                                                 scores_sha256=saved.sha256, post_hoc=bound != own.bound)}
     outfile = args.outfile.replace(PLACE, shortest(score))
     saved.refuse_own_files(outfile)
-    log = ResumableLog(outfile, settings, COLUMNS, parse_radii, overwrite=args.overwrite)
+    log = ResumableLog(outfile, settings, RADII.header(), Radii.parse, overwrite=args.overwrite)
     total, lines = 0.0, []
     with closing(log):
         for index, label, certificate in saved.certificates(plan):
             start = time.perf_counter()
             radius = certificate.radius(score, naive=bound == NAIVE)
-            row = Row.of(index, label, certificate, radius, time.perf_counter() - start)
-            total += row.correct * row.radius
-            lines.append((index, row.line()))
+            predict = certificate.chosen if radius > 0 else ABSTAIN
+            lines.append((index, RADII.line(index, label, predict, time.perf_counter() - start, radius)))
+            total += radius * (predict == label)
         log.complete(start_of_run(args), lines, saved.non_finite)
     return total / saved.images
 

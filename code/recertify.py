@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 
 from certconf.errors import InputError, run
-from certconf.formats.log import Row, columns, parse_log
+from certconf.formats.log import LOG, RANGES, Log
 from certconf.formats.scores import SavedScores, read_scores
 from certconf.runner.config import check_plan
 from certconf.runner.output import ResumableLog
@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
                              "is post hoc)")
     parser.add_argument("--bound", choices=BOUNDS,
                         help="band; dkw needs an alpha of 0.5 at most (default: the run's; another is post hoc)")
-    parser.add_argument("--weights", choices=WEIGHTS,
+    parser.add_argument("--levels", "--weights", dest="weights", choices=WEIGHTS,
                         help="levels of the Clopper-Pearson limits (default: the run's; others are post hoc)")
     parser.add_argument("--radii", type=float, nargs="+", metavar="R",
                         help="increasing multiples of 0.01, 0 or above (default: the run's)")
@@ -79,16 +79,17 @@ def main() -> None:
                               post_hoc=args.range or statement(spec) != statement(saved.spec))}
     if plan.settle is not None:
         settings["looks"] = plan.recorded_looks()
-    score_range = spec.measure.score_min, spec.measure.score_max
-    log = ResumableLog(args.outlog, settings, columns(spec.radii, args.range),
-                       partial(parse_log, score_range=score_range), overwrite=args.overwrite)
+    schema, score_range = RANGES if args.range else LOG, (spec.measure.score_min, spec.measure.score_max)
+    log = ResumableLog(args.outlog, settings, schema.header(spec.radii),
+                       partial(Log.parse, score_range=score_range), overwrite=args.overwrite)
     with closing(log):
         lines, start = [], time.perf_counter()
         for index, label, certificate in saved.certificates(plan):
             if args.no_abstain:
                 certificate = certificate.without_cutoff()
-            row = Row.of(index, label, certificate, time.perf_counter() - start, upper=args.range)
-            lines.append((index, row.line()))
+            bounds = [getattr(certificate, column.name) for column in schema.columns]
+            seconds = time.perf_counter() - start
+            lines.append((index, schema.line(index, label, certificate.prediction, seconds, *bounds)))
             start = time.perf_counter()
         log.complete(start_of_run(args), lines, saved.non_finite)
 

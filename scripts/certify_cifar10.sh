@@ -25,7 +25,7 @@ recertify() {  # SUFFIX OPTION...: another band from the saved scores of the Res
 # 500 images, N = 10,000
 certify cifar10_resnet20 resnet20 --skip 20 --N 10000
 recertify dkw --bound dkw
-recertify equal --weights equal
+recertify equal --levels equal
 certify cifar10_resnet110 resnet110 --skip 20 --N 10000 --settle 0.5 0
 certify cifar10_resnet20_consistency resnet20_consistency --skip 20 --N 10000 --settle 0.5 0
 # 250 images, N = 100,000

@@ -8,17 +8,16 @@ LOGS="${LOGS:-log_files}"
 FIGURES="${FIGURES:-figures/new}"
 OPTIONS="${OPTIONS-}"
 
-results() {  # PICTURE FIGURE FOLDER...
-    python code/draw_results.py "$2" "${@:3}" "$FIGURES/$1.png" $OPTIONS
+draw() {  # PICTURE ARGUMENT...
+    python code/analyze.py "${@:2}" --out "$FIGURES/$1.png" $OPTIONS
 }
 
-accuracy() {  # PICTURE FILE...
-    python code/analyze.py "${@:2}" --score 0.5 --out "$FIGURES/$1.png" $OPTIONS
-}
-
-results certified_radius bounds "$LOGS/cifar10_resnet20"
-results networks networks "$LOGS"/cifar10_{resnet20,resnet110,resnet20_consistency,resnet20_consistency_staged}
-results samples samples "$LOGS/cifar10_resnet20_staged"
-results range range "$LOGS/cifar10_resnet20_attacks"
-accuracy bands "$LOGS/cifar10_resnet20/pred_score/noise_0.25"{,_dkw}
-accuracy attacked "$LOGS/cifar10_resnet20_attacks/pred_score/noise_0.25".{scores,attacks}
+draw certified_radius "$LOGS/cifar10_resnet20" --figure bounds --title "ResNet-20"
+draw networks "$LOGS"/cifar10_{resnet20,resnet110,resnet20_consistency,resnet20_consistency_staged} --figure networks \
+    --labels ResNet-20 ResNet-110 "ResNet-20, consistency" "ResNet-20, consistency, N = 100,000"
+draw samples "$LOGS/cifar10_resnet20_staged" --figure samples --title "ResNet-20, staged sampling"
+draw range "$LOGS/cifar10_resnet20_attacks" --figure range --title "ResNet-20"
+draw bands "$LOGS/cifar10_resnet20/pred_score/noise_0.25"{,_dkw} --score 0.5 \
+    --labels "ResNet-20, Clopper-Pearson band" "ResNet-20, DKW band" --title "Noise 0.25"
+draw attacked "$LOGS/cifar10_resnet20_attacks/pred_score/noise_0.25".{scores,attacks} --score 0.5 \
+    --labels "ResNet-20, certified" "ResNet-20, attacked" --title "Noise 0.25"

@@ -6,35 +6,42 @@ cd "$(dirname "$0")/.."
 
 LOGS="${LOGS:-log_files}"
 declare -A SCORE=([pred_score]=0.5 [margin]=0)
+BANDS=("ResNet-20, DKW band" "ResNet-20, equal weights" "ResNet-20")
 
-accuracy() {  # MEASURE SKIP LOG...
-    python cert_acc.py "${@:3}" "${SCORE[$1]}" --skip "$2" --format markdown
+accuracy() {  # MEASURE NOISE OPTION...: the three bands of the ResNet-20, then the logs of FOLDERS
+    local folders=("${FOLDERS[@]/#/$LOGS/cifar10_}")
+    python cert_acc.py "$LOGS/cifar10_resnet20/$1/noise_$2"{_dkw,_equal,} "${folders[@]/%//$1/noise_$2}" "${SCORE[$1]}" \
+        --labels "${BANDS[@]}" "${LABELS[@]}" --format markdown "${@:3}"
 }
 
+cost() {  # OPTION...: of the ResNet-20 and of FOLDERS
+    python benchmarks/log_cost.py "$LOGS"/cifar10_resnet20 "${FOLDERS[@]/#/$LOGS/cifar10_}" \
+        --labels ResNet-20 "${LABELS[@]}" --format markdown "$@"
+}
+
+FOLDERS=(resnet110 resnet20_consistency)
+LABELS=("ResNet-110" "ResNet-20, consistency")
 for measure in pred_score margin; do
     for sigma in 0.25 0.50; do
-        echo "Expected $measure above ${SCORE[$measure]}, noise $sigma:"; echo
-        accuracy "$measure" 20 "$LOGS/cifar10_resnet20/$measure/noise_$sigma"{_dkw,_equal,} \
-            "$LOGS"/cifar10_{resnet110,resnet20_consistency}/"$measure/noise_$sigma" |
-            grep -Ev '(dkw|equal|/cifar10_resnet110/.*|_consistency/.*) \| without'  # the baseline once, from all samples
+        accuracy "$measure" "$sigma" --title "Expected $measure above ${SCORE[$measure]}, noise $sigma:" |
+            grep -Ev '(band|weights|110|consistency) \| without'  # the baseline once, from all samples
         awk -v measure="$measure" -v sigma="$sigma" '$1 == measure && $2 == sigma {
             printf "| published | using cdf bound |"; for (i = 3; i <= NF; i++) printf " %s |", $i; print "" }' \
             log_files/published_accuracy.tsv
         echo
     done
 done
-echo "Samples per image, and hours:"; echo
-python benchmarks/log_cost.py "$LOGS"/cifar10_{resnet20,resnet110,resnet20_consistency} --format markdown
+cost --title "Samples per image, and hours:"
 echo
 
+FOLDERS=(resnet20_staged resnet20_consistency_staged)
+LABELS=("ResNet-20, N = 100,000" "ResNet-20, consistency, N = 100,000")
 for measure in pred_score margin; do
     for sigma in 0.25 0.50; do
-        echo "Step by step, expected $measure above ${SCORE[$measure]}, noise $sigma, images 0, 40, 80, ...:"; echo
-        accuracy "$measure" 40 "$LOGS/cifar10_resnet20/$measure/noise_$sigma"{_dkw,_equal,} \
-            "$LOGS"/cifar10_{resnet20_staged,resnet20_consistency_staged}/"$measure/noise_$sigma" | grep -v without
+        accuracy "$measure" "$sigma" --skip 40 --title \
+            "Step by step, expected $measure above ${SCORE[$measure]}, noise $sigma, images 0, 40, 80, ...:" |
+            grep -v without
         echo
     done
 done
-echo "Samples per image, and hours, of these images:"; echo
-python benchmarks/log_cost.py "$LOGS"/cifar10_{resnet20,resnet20_staged,resnet20_consistency_staged} --skip 40 \
-    --format markdown
+cost --title "Samples per image, and hours, of these images:" --skip 40

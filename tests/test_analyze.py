@@ -1,10 +1,8 @@
-"""code/analyze.py and formats/radii.py: tables parsed back, curves, pictures, and what is refused."""
+"""code/analyze.py: its table, the curves of each kind of file, pictures, and what is refused."""
 import csv
 import json
-import re
 import subprocess
 import sys
-from datetime import timedelta
 
 import matplotlib
 import numpy as np
@@ -15,14 +13,15 @@ from helpers import CODE, DATA, ROOT, assert_refused, read_rows
 
 import analyze
 from certconf.errors import InputError
-from certconf.formats.radii import COLUMNS, Row, is_radius_file, parse_radii, read_recorded_radii
+from certconf.formats.radii import RADII as RADIUS_FILE
 from certconf.formats.scores import read_scores
+from certconf.report.curves import CDF, MEAN, read_sources
 
 MARGIN = DATA / "published_cifar10_margin_noise_0.25"
 SCORES = str(ROOT / "log_files" / "cifar10_resnet20" / "pred_score" / "noise_0.25.scores")
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 PUBLISHED = ["0.7540", "0.5860", "0.3560", "0.0000", "0.0000", "0.0000", "0.0000"]  # of MARGIN above 0, CDF bound
-HEADER = "\t".join(COLUMNS) + "\n"
+HEADER = "\t".join(RADIUS_FILE.header()) + "\n"
 
 
 def call(monkeypatch, *args):
@@ -33,7 +32,12 @@ def call(monkeypatch, *args):
 
 def sources(*paths, score=()):
     """What analyze reads of these files."""
-    return analyze.read_sources(analyze.argparse.Namespace(file=list(map(str, paths)), score=list(score)))
+    return read_sources(list(map(str, paths)), list(score))
+
+
+def draw(*paths, score):
+    """The figure of these files."""
+    return analyze.draw({source.path: source for source in sources(*paths, score=score)}, score)
 
 
 def write_record(path, **settings):
@@ -44,26 +48,18 @@ def write_record(path, **settings):
 def write_radii(path, count=40, seed=0, **settings):
     """A radius file of `count` images, and its record where there are settings."""
     random = np.random.default_rng(seed)
-    rows = [Row(20 * i, int(label), int(label), 1.5, float(radius)) for i, (label, radius) in
+    rows = [RADIUS_FILE.line(20 * i, label, label, 1.5, radius) for i, (label, radius) in
             enumerate(zip(random.integers(10, size=count), random.exponential(0.5, count), strict=True))]
-    rows[3] = Row(60, 4, 5, 1.5, 0.9)
-    rows[4] = Row(80, 4, -1, 1.5, 0.0)
-    path.write_text(HEADER + "".join(row.line() for row in rows))
+    rows[3:5] = RADIUS_FILE.line(60, 4, 5, 1.5, 0.9), RADIUS_FILE.line(80, 4, -1, 1.5, 0.0)
+    path.write_text(HEADER + "".join(rows))
     if settings:
         write_record(path, **settings)
     return path
 
 
-def parse_table(text, style):
-    """A printed table as rows of cells, the header first."""
-    if style == "csv":
-        return list(csv.reader(text.splitlines()))
-    if style == "markdown":
-        lines = text.splitlines()
-        assert set(lines.pop(1)) <= set("|-: ")
-        return [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines]
-    body = [line.removesuffix(r" \\") for line in text.splitlines() if line.endswith(r"\\")]
-    return [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line.split(" & ")] for line in body]
+def cells(capsys):
+    """The table that was printed as csv: the header and the rows."""
+    return list(csv.reader(capsys.readouterr().out.splitlines()))
 
 
 def accuracy(path, score, kind):
@@ -75,15 +71,15 @@ def accuracy(path, score, kind):
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("style", ["markdown", "latex", "csv"])
-def test_table(style, monkeypatch, capsys):
-    """Parsed back, each format holds the certified accuracy of both bounds at both scores."""
-    call(monkeypatch, MARGIN, "--score", 0, 0.3, "--table", style)
-    header, *rows = parse_table(capsys.readouterr().out, style)
-    assert header == ["log", "score", "bound", *(f"R = {radius:.2f}" for radius in RADII)]
-    expected = [[str(MARGIN), str(score), name, *(f"{value:.4f}" for value in accuracy(MARGIN, score, kind))]
-                for score in (0.0, 0.3) for kind, name in (("exp_cdf", "CDF bound"), ("exp", "without the CDF"))]
-    assert rows == expected and rows[0][3:] == PUBLISHED
+def test_table(monkeypatch, capsys):
+    """The certified accuracy of both bounds at both scores; a label stands for the file, a title above the table."""
+    for options, label, above in (((), str(MARGIN), []), (("--labels", "a, b", "--title", "T"), "a, b", [["# T"]])):
+        call(monkeypatch, MARGIN, "--score", 0, 0.3, "--table", "csv", *options)
+        *title, header, first, second, third, fourth = cells(capsys)
+        assert title == above and header == ["log", "score", "bound", *(f"R = {radius:.2f}" for radius in RADII)]
+        expected = [[label, str(score), name, *(f"{value:.4f}" for value in accuracy(MARGIN, score, kind))]
+                    for score in (0.0, 0.3) for kind, name in (("exp_cdf", "CDF bound"), ("exp", "without the CDF"))]
+        assert [first, second, third, fourth] == expected and first[3:] == PUBLISHED
 
 
 def test_table_of_radii(tmp_path, monkeypatch, capsys):
@@ -93,21 +89,8 @@ def test_table_of_radii(tmp_path, monkeypatch, capsys):
     expected = [((values.correct == 1) & (values.radius > radius)).mean() for radius in RADII]
     for extra in ([], [MARGIN, "--score", "0.5"]):
         call(monkeypatch, path, *extra, "--table", "csv")
-        row = parse_table(capsys.readouterr().out, "csv")[1]
+        row = cells(capsys)[1]
         assert row[1:] == ["0.5", "without the CDF", *(f"{value:.4f}" for value in expected)]
-
-
-def test_names(tmp_path):
-    """What the record says; the path without one; both where two runs say the same."""
-    logs = [tmp_path / name for name in "abc"]
-    for log in logs:
-        log.write_bytes(MARGIN.read_bytes())
-    settings = {"sigma": 0.25, "N": 100000, "bound": "clopper_pearson", "arch": "cifar_resnet110", "alpha": 0.001}
-    write_record(logs[0], confidence_measure="margin", **settings)
-    name = "margin, sigma 0.25, N 100000, Clopper-Pearson, cifar_resnet110"
-    assert [source.label for source in sources(logs[0], logs[2], score=[0])] == [name, str(logs[2])]
-    write_record(logs[1], confidence_measure="margin", **settings)
-    assert [source.label for source in sources(*logs[:2], score=[0])] == [f"{name} ({log})" for log in logs[:2]]
 
 
 def test_torn_line_is_told(tmp_path, monkeypatch, capsys):
@@ -122,7 +105,7 @@ def test_torn_line_is_told(tmp_path, monkeypatch, capsys):
 def test_curves(tmp_path):
     """A log: one colour, solid with the CDF and dashed without. A radius file: steps at its radii, exactly."""
     radii = write_radii(tmp_path / "radii", score=0.0)
-    figure = analyze.draw(sources(MARGIN, radii, score=[0.0]), [0.0])
+    figure = draw(MARGIN, radii, score=[0.0])
     solid, marks, dashed, _, steps = figure.axes[0].get_lines()
     assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
     assert solid.get_color() == dashed.get_color() != steps.get_color()
@@ -141,7 +124,7 @@ def test_a_log_that_begins_above_0(tmp_path):
     """Its bound at the first radius also holds at 0."""
     log = tmp_path / "log"
     log.write_text("idx\tlabel\tpredict\texp_cdf_50\texp_50\tcorrect\ttime\n0\t3\t3\t0.7\t0.6\t1\t0:00:01\n")
-    for line in analyze.draw(sources(log, score=[0.5]), [0.5]).axes[0].get_lines()[::2]:
+    for line in draw(log, score=[0.5]).axes[0].get_lines()[::2]:
         assert line.get_xdata() == pytest.approx([0.0, 0.5]) and line.get_ydata() == pytest.approx([1.0, 1.0])
 
 
@@ -151,22 +134,22 @@ def test_saved_scores(tmp_path, monkeypatch, capsys):
     images = [(certificate, certificate.chosen == label) for _, label, certificate in saved.certificates(saved.plan)]
     radii = np.array([0.0, 0.1, 0.333, 0.5, 0.71])
     curves = sources(SCORES, score=[0.3])[0].curves[0.3]
-    for cdf, bound in ((analyze.CDF, "lower_bound"), (analyze.MEAN, "naive_lower_bound")):
+    for cdf, bound in ((CDF, "lower_bound"), (MEAN, "naive_lower_bound")):
         certified = [np.mean([right and getattr(found, bound)(radius) > 0.3 for found, right in images])
                      for radius in radii]
         assert [curves[cdf].at(radius) for radius in radii] == pytest.approx(certified, abs=1e-12)
         assert certified[0] > certified[2] > certified[-1]
-    solid, dashed = analyze.draw(sources(SCORES, score=[0.3]), [0.3]).axes[0].get_lines()
+    solid, dashed = draw(SCORES, score=[0.3]).axes[0].get_lines()
     assert solid.get_drawstyle() == dashed.get_drawstyle() == "steps-post" and len(solid.get_xdata()) > 100
     call(monkeypatch, SCORES, "--score", 0.3, "--table", "csv")
-    _, row, _ = parse_table(capsys.readouterr().out, "csv")
-    assert row[3:] == [f"{curves[analyze.CDF].at(radius):.4f}" for radius in RADII]
+    _, row, _ = cells(capsys)
+    assert row[3:] == [f"{curves[CDF].at(radius):.4f}" for radius in RADII]
 
 
 def test_a_log_is_nowhere_above_its_saved_scores():
     """At the measure's cutoff both count the same images: equal at the columns' radii, and below between them."""
     log, exact = (source.curves[0.5] for source in sources(SCORES.removesuffix(".scores"), SCORES, score=[0.5]))
-    for cdf in (analyze.CDF, analyze.MEAN):
+    for cdf in (CDF, MEAN):
         assert [log[cdf].at(radius) for radius in RADII] == pytest.approx([exact[cdf].at(radius) for radius in RADII])
         for low, high in zip(RADII, RADII[1:], strict=False):
             assert all(log[cdf].at(high) <= exact[cdf].at(radius) for radius in np.linspace(low, high, 9)[1:])
@@ -177,8 +160,8 @@ def test_nothing_is_covered_or_cut_off(scores, tmp_path):
     """Titles, labels and the legend lie inside the figure, the legend outside the axes, the curves inside them."""
     long_name = tmp_path / ("x" * 120)
     long_name.write_bytes(MARGIN.read_bytes())
-    figure = analyze.draw(sources(MARGIN, long_name, write_radii(tmp_path / "_$r$", seed=1, score=0.0)
-                                  if len(scores) == 1 else MARGIN, score=scores), scores)
+    figure = draw(MARGIN, long_name, write_radii(tmp_path / "_$r$", seed=1, score=0.0) if len(scores) == 1 else MARGIN,
+                  score=scores)
     figure.draw_without_rendering()
     legend, = figure.legends
     box = legend.get_window_extent()
@@ -188,6 +171,7 @@ def test_nothing_is_covered_or_cut_off(scores, tmp_path):
         assert box.y1 <= tight.y0 and figure.bbox.x0 <= tight.x0 and tight.x1 <= figure.bbox.x1
         assert axes.get_ylim()[0] == 0 and max(max(line.get_ydata()) for line in axes.get_lines()) <= axes.get_ylim()[1]
     assert figure.axes[0].get_xlabel() == "radius (L2 distance, pixels in [0, 1])"
+    assert legend.get_texts()[0].get_text().replace("\n", "") == str(MARGIN)
 
 
 @pytest.mark.parametrize("kind, start", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
@@ -237,6 +221,12 @@ def test_refusal_is_one_line(tmp_path):
     ([MARGIN, "--score", "0", "--out", "plot.jpg"], "plot.jpg"),
     ([MARGIN, "--score", "0", "--out", "plot"], "ends in"),
     ([*"12345678", "--score", "0", "--out", "plot.png"], "at most 7"),
+    ([MARGIN, "--score", "0", "--table", "csv", "--labels", "a", "b"], "--labels: one name for each of the 1 files"),
+    ([MARGIN, SCORES, "--score", "0", "--table", "csv", "--labels", "a", "a"], "--labels: .*each name once"),
+    (["folder", "--figure", "range", "--table", "csv"], "--figure range needs --out"),
+    (["folder", "--figure", "samples", "--out", "plot.png", "--score", "0"], "no --score"),
+    (["folder", "other", "--figure", "bounds", "--out", "plot.png"], "one FOLDER"),
+    (["folder", "--figure", "bounds", "--out", "plot.png", "--labels", "a"], "no --labels"),
     (["no_such_log", "--score", "0", "--table", "csv"], "no_such_log"),
 ], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "")
 def test_refuses(args, words, monkeypatch, tmp_path):
@@ -255,46 +245,3 @@ def test_a_radius_file_has_one_score(tmp_path, monkeypatch):
     call(monkeypatch, path, "--score", "0.5", "--table", "csv")
     with pytest.raises(InputError, match="not recorded"):  # no number is told to be that of a score it may not have
         call(monkeypatch, write_radii(tmp_path / "unrecorded"), "--score", "0.5", "--table", "csv")
-
-
-# --- radius files ---------------------------------------------------------------------------------------------------
-
-def test_radius_file_round_trip(tmp_path):
-    """What is written is read, by this program and by pandas as Cohen et al. do; radii are rounded down."""
-    path = write_radii(tmp_path / "radii", count=200)
-    table, settings = read_recorded_radii(str(path))
-    values = pandas.read_csv(path, delimiter="\t")
-    assert is_radius_file(str(path)) and not is_radius_file(str(MARGIN)) and settings == {}
-    assert list(values.columns) == list(COLUMNS) and table.indices == values.idx.tolist()
-    assert [row.radius for row in table.rows] == values.radius.tolist()
-    assert [row.correct for row in table.rows] == (values.correct == 1).tolist()
-    cohen = np.array([(values.correct & (values.radius >= x)).mean() for x in (0.1, 0.5, 2.0)])
-    np.testing.assert_array_equal(table.certified_accuracy([0.1, 0.5, 2.0]), cohen)  # no radius is exactly these
-
-
-def test_radius_rows():
-    abstention, row = Row(0, 4, -1, 1.0, 0.0), Row(7, 4, 4, 61.5, 0.123456789)
-    assert abstention.line() == "0\t4\t-1\t0.0\t0\t0:00:01\n"
-    assert row.line() == f"7\t4\t4\t0.12345678\t1\t{timedelta(seconds=61.5)}\n"
-    table = parse_radii("f", (HEADER + row.line() + abstention.line() + "9\t").encode())
-    assert table.torn and [found.radius for found in table.rows] == [0.12345678, 0.0]
-    assert table.certified_accuracy([0.0, 0.12345677, 0.12345678]).tolist() == [0.5, 0.5, 0.0]
-
-
-@pytest.mark.parametrize("text, words", [
-    (HEADER.replace("radius", "r") + "0\t1\t1\t0.5\t1\t0:00:01\n", ":1: not the header"),
-    (HEADER + "0\t1\t1\t-0.5\t1\t0:00:01\n", ":2: -0.5 is outside"),
-    (HEADER + "0\t1\t1\tnan\t1\t0:00:01\n", ":2: 'nan' is not a finite number"),
-    (HEADER + "0\t1\t-1\t0.5\t0\t0:00:01\n", ":2: an abstention with a radius"),
-    (HEADER + "0\t1\t-2\t0.5\t0\t0:00:01\n", ":2: predict -2"),
-    (HEADER + "0\t1\t2\t0.5\t1\t0:00:01\n", ":2: correct is '1'"),
-    (HEADER + "0\t1\t1\t0.5\t1\t1 s\n", ":2: time"),
-    (HEADER + "0\t1\t1\t0.5\t1\n", ":2: 5 fields"),
-    (HEADER + 2 * "0\t1\t1\t0.5\t1\t0:00:01\n", ":3: index 0 occurs twice"),
-    (HEADER, "no complete row"),
-])
-def test_damaged_radius_file(text, words, tmp_path):
-    path = tmp_path / "radii"
-    path.write_text(text)
-    with pytest.raises(InputError, match=re.escape(words)):
-        read_recorded_radii(str(path))

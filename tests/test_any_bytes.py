@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from certconf.errors import InputError
-from certconf.formats.log import columns, parse_log, read_log, read_recorded_log
+from certconf.formats.log import LOG as SCHEMA
+from certconf.formats.log import Log
 from certconf.formats.record import read_record
 from certconf.formats.scores import describe_dtype, read_scores, scores_dtype
 from certconf.runner.output import ResumableLog
@@ -25,7 +26,7 @@ from certconf.statistics.sequential import Plan
 N = 8
 RADII = (0.0, 0.5)
 QUICK, LONG = 300, 30_000
-HEADER = "\t".join(columns(RADII)) + "\n"
+HEADER = "\t".join(SCHEMA.header(RADII)) + "\n"
 LOG = (HEADER + "0\t3\t3\t0.75\t0.5\t0.7\t0.25\t1\t0:00:01.5\n20\t4\t3\t0.9\t0.5\t0.8\t0.4\t0\t1 day, 0:00:01\n"
        "40\t4\t-1\t0.0\t0.0\t0.0\t0.0\t0\t0:00:00.1\n").encode()
 SETTINGS = {"program": "certify", "dataset": "cifar10", "sigma": 0.25, "N": N, "N0": 4, "alpha": 0.3, "seed": 0,
@@ -141,12 +142,13 @@ def attempt(folder, reader, *args):
 def try_log(folder, data: bytes) -> None:
     """A log that is read is a valid one, judged by a reader of its own."""
     (folder / "log").write_bytes(data)
-    log = attempt(folder, read_log, str(folder / "log"))
-    if log is None:
+    found = attempt(folder, Log.read, str(folder / "log"))
+    if found is None:
         return
+    log, _ = found
     lines = [line.removesuffix(b"\r").rstrip(b"\r").split(b"\t") for line in data.split(b"\n")[:-1]]
     assert len(lines) == len(log.rows) + 1 and len(set(log.indices)) == len(log.rows) > 0
-    assert [name.decode() for name in lines[0]] == columns(log.radii)
+    assert [name.decode() for name in lines[0]] == log.schema.header(log.radii)
     assert log.torn == (not data.endswith(b"\n")) and log.ends[-1] == data.rindex(b"\n") + 1
     for row, fields in zip(log.rows, lines[1:], strict=True):
         assert (row.index, row.label, row.predict) == tuple(map(int, fields[:3]))
@@ -159,7 +161,7 @@ def try_log(folder, data: bytes) -> None:
 
 def open_output(path: str) -> None:
     """What certify.py does with a log and its record before it writes anything."""
-    ResumableLog(path, SETTINGS, columns(RADII), parse_log).close()
+    ResumableLog(path, SETTINGS, SCHEMA.header(RADII), Log.parse).close()
 
 
 def try_record(folder, data: bytes) -> None:
@@ -170,7 +172,7 @@ def try_record(folder, data: bytes) -> None:
     if record is not None:
         assert isinstance(record["settings"], dict) and all(isinstance(start, dict) for start in record["starts"])
         assert record["starts"]
-    recorded = attempt(folder, read_recorded_log, path)
+    recorded = attempt(folder, Log.read, path)
     if recorded is not None:
         assert repr(recorded[1]) == repr(record["settings"]) and len(recorded[0].rows) == 3
     attempt(folder, open_output, path)
@@ -235,7 +237,7 @@ def try_many(reader: str, folder, examples: int) -> None:
 def test_the_valid_files_are_read(tmp_path):
     """The mutations start from files that are fine, and whose certificates claim something."""
     path = str(valid_run(tmp_path) / "log")
-    assert read_recorded_log(path)[0].indices == [0, 20, 40]
+    assert Log.read(path)[0].indices == [0, 20, 40]
     saved = read_scores(path)
     assert [certificate.prediction for _, _, certificate in saved.certificates(saved.plan)] == [3, 3, 1]
     try_log(tmp_path, LOG)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from certconf.errors import InputError, Stopped
-from certconf.formats.log import parse_log
+from certconf.formats.log import Log
 from certconf.runner import output
 from certconf.runner.output import AppendFile
 
@@ -127,7 +127,7 @@ def test_folders_are_made(tmp_path):
 def test_a_refused_overwrite(tmp_path, monkeypatch):
     """Where another run takes the name just after the old log was set aside, that is said, not a second error."""
     (tmp_path / "log").write_text("old\n")
-    real, log = output.set_aside, output.ResumableLog(str(tmp_path / "log"), {}, [], parse_log, overwrite=True)
+    real, log = output.set_aside, output.ResumableLog(str(tmp_path / "log"), {}, [], Log.parse, overwrite=True)
 
     def set_aside(path):
         backup = real(path)

@@ -24,10 +24,11 @@ from test_certificate import DIRECTION, SHAPE, SIGMA, AlongDirection, half_space
 
 import analyze
 import attack as attack_program
-import draw_results
 from certconf.errors import InputError
-from certconf.formats.attacks import KINDS, columns, parse_attacks
+from certconf.formats.attacks import ATTACKS, Attacks
 from certconf.pgd import Search, is_inside, pixels, project, to_grid
+from certconf.report.curves import ATTACKED, CDF, Source, check_attacks, read_sources
+from certconf.report.panels import draw_range
 from certconf.runner.config import AttackConfig
 from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import Sampler
@@ -150,7 +151,7 @@ def test_no_certificate_is_broken(certified, measure, tmp_path):
         assert its["predict"] != "-1" or {float(row[name]) for name in names} == {0.0}
     for row, its in attacked:
         for radius in ("25", "50"):
-            bound, score, lower, upper = (float(row[f"{kind}_{radius}"]) for kind in KINDS)
+            bound, score, lower, upper = (float(row[f"{column.name}_{radius}"]) for column in ATTACKS.columns)
             assert bound == float(its[f"exp_cdf_{radius}"]) and bound <= upper and lower <= score <= upper
     falls = [float(row["score_50"]) < float(row["score_25"]) for row, _ in attacked]
     assert np.mean(falls) > 0.8
@@ -164,59 +165,59 @@ def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):
     log, attacks = certified / "pred_score", tmp_path / "attacks"
     assert attack(*command(tmp_path, log, attacks)).returncode == 0
     for score in (0.3, 0.6):
-        of_log, of_attacks = analyze.read_sources(Namespace(file=[str(log), str(attacks)], score=[score]))
-        curve = of_attacks.curves[score][analyze.ATTACKED]
+        of_log, of_attacks = read_sources([str(log), str(attacks)], [score])
+        curve = of_attacks.curves[score][ATTACKED]
         rows = read_rows(attacks)
         for place, radius in enumerate((0.25, 0.5)):
             right = [row["correct"] == "1" and float(row[f"score_{radius * 100:02.0f}"]) > score for row in rows]
             assert curve.at(radius) == pytest.approx(np.mean(right)) and curve.accuracy[place] == curve.at(radius)
-            assert curve.at(radius) >= of_log.curves[score][analyze.CDF].at(radius)
+            assert curve.at(radius) >= of_log.curves[score][CDF].at(radius)
         assert curve.at(0.0) is None
-        *_, dotted, marks = analyze.draw([of_log, of_attacks], [score]).axes[0].get_lines()
+        *_, dotted, marks = analyze.draw({"log": of_log, "attack": of_attacks}, [score]).axes[0].get_lines()
         assert (dotted.get_linestyle(), dotted.get_drawstyle()) == (":", "steps-post")
         assert marks.get_ydata() == pytest.approx(curve.accuracy)
     bare = tmp_path / "without_record"
     bare.write_bytes(log.read_bytes())
-    of_log, _ = analyze.read_sources(Namespace(file=[str(bare), str(attacks)], score=[0.5]))
-    assert of_log.settings == {} and of_log.label == str(bare)
+    of_log, _ = read_sources([str(bare), str(attacks)], [0.5])
+    assert of_log.settings == {}
     with pytest.raises(InputError, match="give --score"):
-        analyze.read_sources(Namespace(file=[str(attacks)], score=[]))
+        read_sources([str(attacks)], [])
     for files, reason in (((certified / "margin", attacks), "none of the logs"), ((log, tmp_path / "some"), "not all")):
         with pytest.raises(InputError, match=reason):
             lines = attacks.read_text().splitlines(keepends=True)
             (tmp_path / "some").write_text("".join(lines[:-1]))
             (tmp_path / "some.json").write_bytes((tmp_path / "attacks.json").read_bytes())
-            analyze.read_sources(Namespace(file=list(map(str, files)), score=[0.5]))
+            read_sources(list(map(str, files)), [0.5])
 
 
 def test_saved_scores_below_the_cutoff_are_not_drawn_with_an_attack():
     """There they count images that abstain in the log, which were not attacked and would seem broken."""
-    source, attack = (analyze.Source(path, {"confidence_measure": "pred_score"}, path, {0.3: {name: None}},
-                                     log_sha256="a", images=frozenset((0, 20)))
-                      for path, name in (("log.scores", analyze.CDF), ("attacks", analyze.ATTACKED)))
-    analyze.check_attacks([source, attack], [0.5])
+    source, attack = (Source(path, {"confidence_measure": "pred_score"}, {0.3: {name: None}}, frozenset((0, 20)),
+                             log_sha256="a")
+                      for path, name in (("log.scores", CDF), ("attacks", ATTACKED)))
+    check_attacks([source, attack], [0.5])
     with pytest.raises(InputError, match=r"log.scores: below 0.5"):
-        analyze.check_attacks([source, attack], [0.7, 0.3])
+        check_attacks([source, attack], [0.7, 0.3])
 
 
 def test_an_attack_is_one_at_every_larger_radius():
     """A score that a search in a larger ball missed was found in the smaller one."""
-    header = "\t".join(columns((0.25, 0.5))) + "\n"
+    header = "\t".join(ATTACKS.header((0.25, 0.5))) + "\n"
     rows = "0\t3\t3\t0.1\t0.1\t0.3\t0.6\t0.2\t0.5\t0.4\t0.7\t1\t0:00:01\n" \
            "1\t3\t3\t0.1\t0.1\t0.7\t0.6\t0.2\t0.5\t0.8\t0.7\t1\t0:00:01\n"
-    attacks = parse_attacks("f", (header + rows).encode())
+    attacks = Attacks.parse("f", (header + rows).encode())
     assert attacks.accuracy(0.5).tolist() == [0.5, 0.5] and attacks.accuracy(0.65).tolist() == [0.5, 0.0]
 
 
 def test_drawn_in_the_certified_range(tmp_path):
-    """draw_results.py range: the mean of the bounds at half of alpha, and the attacked scores inside it."""
+    """The figure of ranges: the mean of the bounds at half of alpha, and the attacked scores inside it."""
     for measure in ("pred_score", "margin"):
         for sigma in ("0.25", "0.50"):  # one noise under two names: the figure reads files alone
             out = tmp_path / measure / f"noise_{sigma}"
             assert certify(*arguments(weights_file(tmp_path), out, "--N", 500, "--confidence_measure", measure,
                                       "--save_scores", stop=160)).returncode == 0
             assert attack(*command(tmp_path, out, f"{out}.attacks")).returncode == 0
-    figure = draw_results.draw("range", [tmp_path])
+    figure = draw_range(tmp_path)
     for axes, measure in zip(figure.axes[::2], ("pred_score", "margin"), strict=True):
         lower, upper, points = (line.get_ydata() for line in axes.get_lines())
         radii = axes.get_lines()[0].get_xdata()
@@ -231,7 +232,7 @@ def test_drawn_in_the_certified_range(tmp_path):
     (tmp_path / "margin" / "noise_0.50.attacks").write_bytes((tmp_path / "pred_score/noise_0.25.attacks").read_bytes()
                                                              .replace(b"\n0\t", b"\n1\t"))
     with pytest.raises(InputError, match="not an attack of all images"):
-        draw_results.draw("range", [tmp_path])
+        draw_range(tmp_path)
 
 
 def test_bounds_raised_by_hand_are_found(certified, tmp_path):
@@ -391,7 +392,7 @@ def test_a_score_that_is_no_number_leaves_no_row(certified, tmp_path):
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
-HEADER = "\t".join(columns((0.25, 0.5))) + "\n"
+HEADER = "\t".join(ATTACKS.header((0.25, 0.5))) + "\n"
 GOOD = "0\t3\t3\t0.7\t0.5\t0.8\t0.6\t0.75\t0.55\t0.85\t0.65\t1\t0:00:01.5\n"
 
 
@@ -399,7 +400,7 @@ def test_broken_is_strictly_below():
     """An upper limit that equals the bound breaks nothing."""
     for upper, broken in (("0.85", []), ("0.7", []), ("0.69999999", [0])):
         text = GOOD.replace("0.8\t0.6\t0.75", "0.6\t0.6\t0.6").replace("0.85", upper)
-        table = parse_attacks("f", (HEADER + text).encode(), (0.0, 1.0))
+        table = Attacks.parse("f", (HEADER + text).encode(), (0.0, 1.0))
         assert [place for _, place in table.broken()] == broken
 
 
@@ -408,5 +409,5 @@ def test_broken_is_strictly_below():
     ("bound_25", "bound_75"), ("score_50", "score_75"), ("bound_25\t", "")])
 def test_damaged_files(old, new):
     with pytest.raises(InputError):
-        parse_attacks("f", (HEADER + GOOD).replace(old, new).encode(), (0.0, 1.0))
-    assert math.isclose(parse_attacks("f", (HEADER + GOOD).encode()).rows[0].upper[1], 0.65)
+        Attacks.parse("f", (HEADER + GOOD).replace(old, new).encode(), (0.0, 1.0))
+    assert math.isclose(Attacks.parse("f", (HEADER + GOOD).encode()).rows[0].upper[1], 0.65)

@@ -63,22 +63,9 @@ def write_record(log, **settings):
     log.with_name(log.name + ".json").write_text(json.dumps({"settings": settings, "starts": [{}]}))
 
 
-def cells_of(text: str, style: str) -> list[list[str]]:
-    """A table parsed by a reader of its format: the header and the rows."""
-    if style == "csv":
-        return list(csv.reader(io.StringIO(text)))
-    if style == "text":
-        return [re.split(r"  +", line) for line in text.splitlines()]
-    if style == "markdown":
-        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines()]
-        assert re.fullmatch(r"( *:?-+:? *)+", "".join(lines[1])) and len(lines[1]) == len(lines[0])
-        return [[cell.strip().replace(r"\|", "|") for cell in line] for line in (lines[0], *lines[2:])]
-    body = re.fullmatch(r"\\begin{tabular}{([lrc]+)}\n(.*)\\end{tabular}\n", text, re.S)
-    lines = [line for line in body[2].splitlines() if line != r"\hline"]
-    assert all(line.endswith(r" \\") for line in lines)
-    rows = [re.split(r"(?<!\\)&", line.removesuffix(r" \\")) for line in lines]
-    assert {len(row) for row in rows} == {len(body[1])}
-    return [[re.sub(r"\\([&%$#_{}])", r"\1", cell.strip()) for cell in row] for row in rows]
+def cells_of(text: str) -> list[list[str]]:
+    """A table in csv: the header and the rows."""
+    return list(csv.reader(io.StringIO(text)))
 
 
 def plain_numbers(output: str) -> list[str]:
@@ -104,19 +91,27 @@ def test_plain_output(logs):
     assert plain_numbers(cert_acc(logs[0], -0.1).stdout) == ["0.916667"] * 4
 
 
-@pytest.mark.parametrize("style", ["text", "markdown", "latex", "csv"])
-def test_table_of_several_logs(style, logs):
-    """Every format holds the numbers of the plain output, whatever is in a path."""
-    result = cert_acc(*logs, 0.5, "--format", style)
+@pytest.mark.parametrize("options, names", [((), None), (("--labels", "first", "the second"), ("first", "the second"))])
+def test_table_of_several_logs(options, names, logs):
+    """The numbers of the plain output; a row is named by the log's path, or by its label."""
+    result = cert_acc(*logs, 0.5, "--format", "csv", *options)
     assert (result.returncode, result.stderr) == (0, "")
-    header, *rows = cells_of(result.stdout, style)
-    assert header[-2:] == ["R = 0.00", "R = 0.25"] and len(rows) == 4
-    assert [row[0] for row in rows] == [str(log) for log in logs for _ in range(2)]
+    header, *rows = cells_of(result.stdout)
+    assert header == ["log", "certified accuracy", "R = 0.00", "R = 0.25"] and len(rows) == 4
+    assert [row[0] for row in rows] == [str(log) for log in names or logs for _ in range(2)]
     assert [row[1] for row in rows] == ["using cdf bound", "without cdf bound"] * 2
     assert [row[2:] for row in rows] == [["0.7500", "0.4167"], ["0.3333", "0.1667"],
                                          ["0.9167", "0.0833"], ["0.8333", "0.0000"]]
     plain = [float(number) for log in logs for number in plain_numbers(cert_acc(log, 0.5).stdout)]
     assert [float(cell) for row in rows for cell in row[2:]] == pytest.approx(plain, abs=0.5e-4 + 1e-6)
+
+
+def test_labels_and_title(logs):
+    """A title or a label asks for a table of one log, too; a line on stderr names the log by its path."""
+    result = cert_acc(logs[1], 0.5, "--title", "A title", "--labels", "mine")
+    assert result.stdout.startswith("A title\n\nlog ") and result.stdout.splitlines()[3].startswith("mine ")
+    for labels in (["one"], ["one", "one"], ["one", "two", "three"]):
+        assert_refused(cert_acc(*logs, 0.5, "--labels", *labels), "--labels", "2 files")
 
 
 def test_table_is_text_where_there_are_several(logs):
@@ -126,7 +121,7 @@ def test_table_is_text_where_there_are_several(logs):
 def test_table_of_different_radii(logs, tmp_path):
     """A radius that a log has no column of stays empty; none is taken for another."""
     other = write_log(tmp_path / "other", (6, 3, 2, 1), header=HEADER.replace("25", "50"))
-    _, *rows = cells_of(cert_acc(logs[1], other, 0.5, "--format", "csv").stdout, "csv")
+    _, *rows = cells_of(cert_acc(logs[1], other, 0.5, "--format", "csv").stdout)
     assert [row[2:] for row in rows] == [["0.9167", "0.0833", ""], ["0.8333", "0.0000", ""],
                                          ["0.5000", "", "0.2500"], ["0.1667", "", "0.0833"]]
 
@@ -139,7 +134,7 @@ def test_limits_against_scipy(confidence, tmp_path):
     log = write_log(tmp_path / "log", (280, 150, 3, 0), rows=300)
     write_record(log, alpha=0.015)
     result = cert_acc(log, 0.5, "--confidence", confidence, "--format", "csv")
-    rows = {row[1]: row[2:] for row in cells_of(result.stdout, "csv")}
+    rows = {row[1]: row[2:] for row in cells_of(result.stdout)}
     printed = rows["using cdf bound, population"] + rows["without cdf bound, population"]
     for cell, count in zip(printed, (280, 150, 3, 0), strict=True):
         expected = limit_of(count, 300, confidence) - 0.015
@@ -187,7 +182,7 @@ def test_alpha_from_the_option(logs):
     recorded = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--format", "csv")
     assert given.returncode == 0 and given.stdout == recorded.stdout
     limit = limit_of(9, 12, 0.9) - 0.02
-    assert float(cells_of(given.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
+    assert float(cells_of(given.stdout)[2][2]) == pytest.approx(limit, abs=1e-4)
 
 
 def test_the_larger_alpha_counts(logs):
@@ -196,7 +191,7 @@ def test_the_larger_alpha_counts(logs):
     for option, alpha in ((0.1, 0.1), (0.001, 0.02)):
         result = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--alpha", option, "--format", "csv")
         limit = limit_of(9, 12, 0.9) - alpha
-        assert float(cells_of(result.stdout, "csv")[2][2]) == pytest.approx(limit, abs=1e-4)
+        assert float(cells_of(result.stdout)[2][2]) == pytest.approx(limit, abs=1e-4)
 
 
 def test_post_hoc_logs_are_named(logs):
@@ -215,7 +210,7 @@ def test_images_without_a_row_are_not_certified(logs):
     logs[0].with_name(logs[0].name + ".json").write_text(json.dumps(record))
     result = cert_acc(logs[0], 0.5, "--confidence", 0.9, "--format", "csv")
     assert result.stderr == f"{logs[0]}: 3 images with non-finite scores have no row, and count as not certified\n"
-    cells = cells_of(result.stdout, "csv")
+    cells = cells_of(result.stdout)
     assert float(cells[1][2]) == 0.6
     limit = limit_of(9, 15, 0.9) - 0.02
     assert float(cells[2][2]) == pytest.approx(limit, abs=1e-4)
@@ -314,6 +309,7 @@ def test_no_torch(logs):
     """Reading a log must not take the seconds that PyTorch takes to import, and needs no PyTorch."""
     code = ("import runpy, sys; sys.argv = ['cert_acc.py', *sys.argv[1:]]\n"
             "try: runpy.run_path('cert_acc.py', run_name='__main__')\n"
-            "except SystemExit as end: print(end.code, *{'certconf.statistics.bounds', 'torch'} & {*sys.modules})")
+            "except SystemExit as end: print('exit', end.code, 'certconf.formats.log' in sys.modules, "
+            "*({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))")
     result = run_program("-c", code, *logs, "0.5", "--confidence", "0.9", "--alpha", "0.001")
-    assert result.stdout.splitlines()[-1] == "0 certconf.statistics.bounds", result.stderr
+    assert result.stdout.splitlines()[-1] == "exit 0 True", result.stderr

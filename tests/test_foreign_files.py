@@ -199,7 +199,7 @@ def test_stdout_that_is_closed(log):
     ("--seed", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--seed", "1000000000000000"]),
     ("--lr", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--lr", "inf"]),
     ("--weight-decay", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--weight-decay", "-1"]),
-    ("no such record", ["code/draw_results.py", "samples", ROOT / "none", "OUT.png"])])
+    ("no such record", ["code/analyze.py", ROOT / "none", "--figure", "samples", "--out", "OUT.png"])])
 def test_refusals(word, command, tmp_path):
     """One line, exit status 2, and no file."""
     assert_refused(call_program(*(str(part).replace("OUT", f"{tmp_path}/out") for part in command)), word)

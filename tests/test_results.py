@@ -16,8 +16,8 @@ from helpers import ROOT
 
 from certconf.core import Smooth
 from certconf.files import file_sha256
-from certconf.formats.attacks import read_recorded_attacks
-from certconf.formats.log import Row, read_recorded_log
+from certconf.formats.attacks import Attacks
+from certconf.formats.log import LOG, Log
 from certconf.formats.scores import read_scores
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.datasets import open_images
@@ -33,7 +33,7 @@ RUNS = [LOGS / measure / f"noise_{sigma}" for measure in SOFT_MEASURES for sigma
 @pytest.mark.parametrize("log", [log for run in RUNS for log in (run, Path(f"{run}_dkw"))], ids=str)
 def test_shipped_log(log):
     """500 images in order, with a clean record of how they were made."""
-    table, settings = read_recorded_log(str(log))
+    table, settings = Log.read(str(log))
     assert table.indices == list(range(0, 10000, 20)) and not table.torn
     assert settings["bound"] == ("dkw" if log.name.endswith("dkw") else "clopper_pearson")
     assert settings["alpha"] == 0.001 and f"{settings['sigma']:.2f}" in log.name
@@ -43,7 +43,7 @@ def test_shipped_log(log):
 def test_saved_scores_belong_to_the_log(log):
     """Certified again, every image has the log's own bounds."""
     saved = read_scores(f"{log}.scores")
-    table, _ = read_recorded_log(str(log))
+    table, _ = Log.read(str(log))
     for row, (index, label, certificate) in zip(table.rows, saved.certificates(saved.plan), strict=True):
         assert (row.index, row.label, row.predict) == (index, label, certificate.prediction)
         assert row.exp_cdf == pytest.approx(certificate.exp_cdf, rel=1e-7, abs=1e-12)
@@ -56,7 +56,8 @@ def test_rows_of_an_older_log(folder, looks):
     log = ROOT / "log_files" / folder / "margin" / "noise_0.25"
     saved = read_scores(f"{log}.scores")
     assert len(saved.plan.schedule) == looks and saved.plan.recorded_looks() == saved.settings.get("looks")
-    again = [Row.of(*image, 0.0).line().split("\t")[:-1] for image in saved.certificates(saved.plan)]
+    again = [LOG.line(index, label, found.prediction, 0.0, found.exp_cdf, found.exp).split("\t")[:-1]
+             for index, label, found in saved.certificates(saved.plan)]
     assert again == [line.split("\t")[:-1] for line in log.read_text().splitlines()[1:]]
 
 
@@ -64,7 +65,7 @@ def test_rows_of_an_older_log(folder, looks):
 def test_clopper_pearson_certifies_at_least_what_dkw_does(log):
     """Two images of 500 is the tolerance; at sigma 0.25 and R = 0.75 DKW certifies nothing, and the other band does."""
     score = MEASURES[log.parent.name].cutoff
-    ours, dkw = (read_recorded_log(str(path))[0].certified_accuracy(score) for path in (log, Path(f"{log}_dkw")))
+    ours, dkw = (Log.read(str(path))[0].certified_accuracy(score) for path in (log, Path(f"{log}_dkw")))
     assert (ours >= dkw - 0.004).all()
     if log == LOGS / "pred_score" / "noise_0.25":
         assert dkw[3] == 0 and ours[3] >= 0.05
@@ -73,7 +74,7 @@ def test_clopper_pearson_certifies_at_least_what_dkw_does(log):
 @pytest.mark.parametrize("log", RUNS, ids=str)
 def test_weights_on_samples_that_they_were_not_chosen_on(log):
     """Nearly twice as many images at R = 3 sigma, or more; two at most are lost at any radius."""
-    (falling, settings), (equal, again) = (read_recorded_log(str(path)) for path in (log, Path(f"{log}_equal")))
+    (falling, settings), (equal, again) = (Log.read(str(path)) for path in (log, Path(f"{log}_equal")))
     assert (settings["weights"], again["weights"], again["post_hoc"]) == ("falling", "equal", True)
     ours, theirs = (table.certified_accuracy(MEASURES[log.parent.name].cutoff) for table in (falling, equal))
     place = falling.radii.index(3 * settings["sigma"])
@@ -151,15 +152,11 @@ def test_documents_show_what_tables_sh_prints(run_script):
     document = (ROOT / "docs" / "results.md").read_text()
     assert all(table in document for table in tables)
     readme = (ROOT / "README.md").read_text()
-    names = {"ResNet-20": "log_files/cifar10_resnet20/pred_score/noise_{}", "published": "published",
-             "ResNet-110": "log_files/cifar10_resnet110/pred_score/noise_{}",
-             "ResNet-20, consistency": "log_files/cifar10_resnet20_consistency/pred_score/noise_{}",
-             "ResNet-20, consistency, N = 100,000": "log_files/cifar10_resnet20_consistency_staged/pred_score/noise_{}"}
     rows = re.findall(r"^\| ([\w, =-]+) \| (0\.\d\d) \| (0\.\d{4} .*)$", readme, re.MULTILINE)
     assert len(rows) == 10
     for name, sigma, cells in rows:
         table = tables[SIGMAS.index(sigma) + (5 if "N =" in name else 0)]  # the tables of the steps follow
-        assert f"| {names[name].format(sigma)} | using cdf bound | {cells}" in table.splitlines()
+        assert f"| {name} | using cdf bound | {cells}" in table.splitlines()
 
 
 def test_figures_of_the_documents(run_script, tmp_path, monkeypatch):
@@ -177,7 +174,7 @@ def test_the_row_that_the_readme_reads_aloud():
     number, mean, bound, radius, confidence = re.search(
         r"image (\d+), a deer: expected score at least (0\.\d{3}), and at least (0\.\d{3}) for every image within\s"
         r"L2 distance ([\d.]+), with ([\d.]+) % confidence", readme).groups()
-    log, settings = read_recorded_log(str(LOGS / "pred_score" / "noise_0.25"))
+    log, settings = Log.read(str(LOGS / "pred_score" / "noise_0.25"))
     row, = (row for row in log.rows if row.index == int(number))
     column = log.radii.index(float(radius))
     assert [float(mean), float(bound)] == [math.floor(1000 * row.exp_cdf[j]) / 1000 for j in (0, column)]
@@ -191,7 +188,7 @@ def test_analyze_on_the_shipped_logs(tmp_path):
     assert result.returncode == 0 and (tmp_path / "p.svg").stat().st_size > 1000
     (tmp_path / "table.csv").write_text(result.stdout)
     table = pandas.read_csv(tmp_path / "table.csv")
-    expected = read_recorded_log(str(RUNS[0]))[0].certified_accuracy(0.5)
+    expected = Log.read(str(RUNS[0]))[0].certified_accuracy(0.5)
     assert table.iloc[0, 3:].astype(float).tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
@@ -217,7 +214,7 @@ def test_logs_are_of_the_networks_in_models(folder):
 def test_steps(name, sigma):
     """docs/results.md: each of the last two steps certifies more of the shared images at R = 3 sigma."""
     folders = ("resnet20", "resnet20_staged", "resnet20_consistency_staged")
-    logs = [read_recorded_log(f"{ROOT}/log_files/cifar10_{folder}/{name}/noise_{sigma}", skip=40)[0]
+    logs = [Log.read(f"{ROOT}/log_files/cifar10_{folder}/{name}/noise_{sigma}", skip=40)[0]
             for folder in folders]
     assert all(log.indices == list(range(0, 10000, 40)) for log in logs)
     one, more, consistent = (log.certified_accuracy(MEASURES[name].cutoff) for log in logs)
@@ -229,7 +226,7 @@ def test_steps(name, sigma):
 @pytest.mark.parametrize("name", SOFT_MEASURES)
 def test_staged_sampling_loses_no_certificate(name, sigma):
     """On the images of which all samples were taken, from the same stream; docs/results.md says so."""
-    (full, one), (staged, other) = (read_recorded_log(f"{ROOT}/log_files/cifar10_resnet20_{run}/{name}/noise_{sigma}")
+    (full, one), (staged, other) = (Log.read(f"{ROOT}/log_files/cifar10_resnet20_{run}/{name}/noise_{sigma}")
                                     for run in ("full", "staged"))
     assert full.indices == list(range(0, 2000, 80)) and one["settle"] is None and other["settle"] is not None
     assert all(one[setting] == other[setting] for setting in ("seed", "N", "alpha", "weights", "checkpoint_sha256"))
@@ -244,15 +241,14 @@ def test_no_shipped_certificate_is_broken():
     certificates, nearest = 0, []
     for sigma, name in itertools.product(SIGMAS, SOFT_MEASURES):
         path, cutoff = f"{ROOT}/log_files/cifar10_resnet20_attacks/{name}/noise_{sigma}", MEASURES[name].cutoff
-        (log, its), (attacks, settings) = read_recorded_log(path), read_recorded_attacks(f"{path}.attacks")
+        (log, its), (attacks, settings) = Log.read(path), Attacks.read(f"{path}.attacks")
         assert log.indices == attacks.indices == list(range(0, 10000, 100)) and its["seed"] == settings["seed"] == 2
         assert settings["log_sha256"] == file_sha256(path) and attacks.radii == (0.25, 0.5, 0.75)
         assert (settings["steps"], settings["draws"], settings["N"], its["N"]) == (20, 64, 2000, 10_000)
         rows = {row.index: row for row in log.rows if row.predict != ABSTAIN}
-        assert {row.index for row in attacks.attacked} == rows.keys()
+        assert {row.index for row in attacks.attacked} == rows.keys() and not attacks.broken()
         for row in attacks.attacked:
             assert row.predict == rows[row.index].predict and row.bound == rows[row.index].exp_cdf[1:4]
-            assert not any(row.broken)
         means = np.mean([(row.bound, row.score) for row in attacks.attacked], 0).T
         accuracies = zip(log.certified_accuracy(cutoff)[1:4], attacks.accuracy(cutoff), strict=True)
         for what, digits, pairs in ((f"{name}, mean", 3, means), (f"{name} above {cutoff:g}, accuracy", 2, accuracies)):

@@ -45,7 +45,7 @@ def test_another_band_or_alpha_is_post_hoc_and_equals_a_direct_run(saved, tmp_pa
 def test_what_is_post_hoc(saved, tmp_path):
     """Weights that a band does not have change nothing; a range is a statement of its own at every alpha."""
     for log, expected, *options in (
-            ("dkw", False, "--weights", "equal"), ("pred_score", True, "--weights", "equal"),
+            ("dkw", False, "--weights", "equal"), ("pred_score", True, "--levels", "equal"),
             ("pred_score", False, "--alpha", "0.001"), ("pred_score", True, "--alpha", "0.01"),
             ("pred_score", True, "--range", "--alpha", "0.002")):
         out = tmp_path / "-".join((log, *options))

@@ -1,7 +1,6 @@
 """The record of a run, OUTFILE.json: its settings, each of its starts, and the images without a row."""
 import json
 import os
-import sys
 from collections.abc import Iterable
 
 from certconf.errors import InputError
@@ -53,19 +52,6 @@ def recorded_alpha(settings: dict) -> float | None:
     """The error probability in a record's settings; None if there is none strictly between 0 and 1."""
     alpha = settings.get("alpha")
     return alpha if isinstance(alpha, float) and 0 < alpha < 1 else None
-
-
-def report_settled(path: str, settings: dict) -> None:
-    """Say on stderr if a log's images were sampled only until a score was settled, and what that weakens."""
-    if settings.get("settle") is not None:
-        print(f"{path}: sampled with --settle {settings['settle']}: its bounds at other scores or radii, and those "
-              "without the CDF, are weaker than a full run's", file=sys.stderr)
-
-
-def report_post_hoc(path: str, settings: dict) -> None:
-    """Say on stderr if a log is not the statement of its run: its band, weights or alpha were chosen later."""
-    if settings.get("post_hoc") is True:
-        print(f"{path}: certified post hoc, not as its run was: its alpha adds to that of the run", file=sys.stderr)
 
 
 def _nested_deeper(value, levels: int) -> bool:

@@ -1,32 +1,47 @@
 """Small tables of text in four formats."""
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas  # a program loads it when it prints a table, not at its start
+import csv
+import io
+from collections.abc import Sequence
 
 FORMATS = ("text", "markdown", "latex", "csv")
 
 
-def format_table(frame: "pandas.DataFrame", style: str) -> str:
-    """A table as text, one line per row, in one of FORMATS; its index is left out. Cells are strings, or missing."""
-    frame = frame.fillna("")
-    header, lines = list(frame), [list(frame), *frame.to_numpy().tolist()]
-    if style == "csv":
-        return frame.to_csv(index=False, lineterminator="\n")
-    if style == "latex":
-        body = [" & ".join(map(_escape_latex, line)) + r" \\" for line in lines]
-        return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\hline", body[0], r"\hline",
-                          *body[1:], r"\hline", r"\end{tabular}"]) + "\n"
-    if style == "markdown":
-        lines.insert(1, ["---"] + ["---:"] * (len(header) - 1))
-        return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+def radius_table(rows: Sequence[tuple[dict[str, str], dict[float, str]]], style: str, title: str | None = None) -> str:
+    """A table of rows (names, cells): columns of the names, then one for each radius that some row has a cell of."""
+    radii = sorted({radius for _, cells in rows for radius in cells})
+    header = [*rows[0][0], *(f"R = {radius:.2f}" for radius in radii)]
+    return format_table(header, [[*names.values(), *(cells.get(radius, "") for radius in radii)]
+                                 for names, cells in rows], style, title)
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str, title: str | None = None) -> str:
+    """A header and rows as text in one of FORMATS, a line each, below the title (a comment in latex and csv)."""
+    lines = [list(header), *map(list, rows)]
+    above = {"latex": f"% {title}\n", "csv": f"# {title}\n"}.get(style, f"{title}\n\n") if title else ""
+    return above + {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[style](lines)
+
+
+def _text(lines: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                              for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip() + "\n"
                    for line in lines)
 
 
-def _escape_latex(cell: str) -> str:
-    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    words |= {character: "\\" + character for character in "&%$#_{}"}
-    return "".join(words.get(character, character) for character in cell)
+def _markdown(lines: list[list[str]]) -> str:
+    lines = [lines[0], ["---"] + ["---:"] * (len(lines[0]) - 1), *lines[1:]]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
+
+def _latex(lines: list[list[str]]) -> str:
+    escapes = str.maketrans({"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+                            | {character: "\\" + character for character in "&%$#_{}"})
+    head, *body = (" & ".join(cell.translate(escapes) for cell in line) + r" \\" for line in lines)
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}", r"\hline", head, r"\hline", *body,
+                      r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _csv(lines: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from certconf.errors import InputError
-from certconf.formats.log import Row, columns, parse_log
+from certconf.formats.log import LOG, Log
 from certconf.formats.scores import parse_scores, scores_dtype, scores_record
 from certconf.inputs.catalogue import requested_indices
 from certconf.runner.config import CertifyConfig
@@ -28,8 +28,8 @@ def open_logs(run: Run, plans: list[Plan]) -> None:
     config = run.config
     for plan in plans:
         measure = plan.spec.measure
-        run.open(config.log_path(measure.name), columns(config.radii),
-                 partial(parse_log, score_range=(measure.score_min, measure.score_max)),
+        run.open(config.log_path(measure.name), LOG.header(config.radii),
+                 partial(Log.parse, score_range=(measure.score_min, measure.score_max)),
                  partial(parse_scores, plan=plan) if config.save_scores else None, program="certify",
                  confidence_measure=measure.name, settle=plan.settle, looks=plan.recorded_looks())
 
@@ -41,7 +41,7 @@ def certify_image(smooth: "Smooth", plans: list[Plan], images: "ImageSet", index
     start = time.perf_counter()
     certificates = smooth.certify_by(plans, x, config.N0, config.batch, index=index, seed=config.seed)
     seconds = time.perf_counter() - start
-    rows = [(Row.of(index, label, certificate, seconds).line(),
+    rows = [(LOG.line(index, label, certificate.prediction, seconds, certificate.exp_cdf, certificate.exp),
              scores_record(index, label, certificate, scores_dtype(plan)) if config.save_scores else None)
             for plan, certificate in zip(plans, certificates, strict=True)]
     return ImageResult(rows, max(certificate.spec.n for certificate in certificates))

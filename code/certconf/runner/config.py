@@ -160,7 +160,7 @@ def check_plan(spec: CertificateSpec, settle: float | None = None, like: Plan | 
     check_radii(spec.radii)
     try:
         if like is not None:
-            return Plan(spec, like.settle, like.schedule_at(spec.alpha), like.starts).prepare()
+            return like.of(spec).prepare()
         return Plan(spec, settle).prepare()
     except ValueError as error:
         raise InputError(f"--N, --alpha, --bound or --settle: {error}") from None

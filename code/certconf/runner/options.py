@@ -66,7 +66,7 @@ def add_certificate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bound", choices=BOUNDS, default=BOUNDS[0],
                         help="confidence band of the score's CDF; dkw needs an alpha of 0.5 at most "
                              "(default: %(default)s)")
-    parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
+    parser.add_argument("--levels", "--weights", dest="weights", choices=WEIGHTS, default=WEIGHTS[0],
                         help="levels of the Clopper-Pearson limits: falling with the rank, or equal "
                              "(default: %(default)s)")
     parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R",

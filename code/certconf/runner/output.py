@@ -10,7 +10,7 @@ from pathlib import Path
 
 from certconf.errors import InputError
 from certconf.formats.record import NON_FINITE, read_record, record_path, without_row, write_record
-from certconf.formats.rows import RowFile, join_fields
+from certconf.formats.rows import Table, join_fields
 from certconf.formats.scores import describe_dtype, scores_path
 from certconf.runner.settings import changed_circumstances, check_same_settings
 
@@ -93,12 +93,12 @@ class ResumableLog:
 
     settings            what its record holds of this run (see settings.py); whole: all of it, not only what is known
                         before the network is loaded
-    parse(path, data)   returns the RowFile of a log's content; parse_scores(path, data) the array of its saved scores
+    parse(path, data)   returns the Table of a log's content; parse_scores(path, data) the array of its saved scores
     done                the indices of the images that have a row
     """
 
     def __init__(self, path: str, settings: dict, header: Sequence[str],
-                 parse: Callable[[str, bytes], RowFile], parse_scores: Callable | None = None, *,
+                 parse: Callable[[str, bytes], Table], parse_scores: Callable | None = None, *,
                  overwrite: bool = False, whole: bool = True):
         self.path, self.settings, self.header, self.overwrite, self.whole = path, settings, header, overwrite, whole
         self.parse, self.parse_scores, self.scores = parse, parse_scores, None
@@ -132,7 +132,7 @@ class ResumableLog:
             check_same_settings(self.path, self.old["settings"], settings)
         self.settings, self.whole = settings, True
 
-    def _open_scores(self, table: RowFile) -> int:
+    def _open_scores(self, table: Table) -> int:
         """Open the scores and return how many images are complete in both files; the others are recomputed."""
         path = scores_path(self.path)
         if table.rows and not os.path.exists(path):

@@ -22,12 +22,12 @@ SETTINGS = {
     "images_sha256": "DATASET's images",
     "arch": "BASE_CLASSIFIER", "sigma": "SIGMA", "N0": "--N0", "N": "--N", "alpha": "--alpha", "seed": "--seed",
     "precision": "--precision", "skip": "--skip", "device_type": "--device",
-    "confidence_measure": "--confidence_measure", "bound": "--bound", "radii": "--radii", "weights": "--weights",
+    "confidence_measure": "--confidence_measure", "bound": "--bound", "radii": "--radii", "weights": "--levels",
     "settle": "--settle", "looks": "the looks of --settle", "side_alpha": "--range",
     "log_sha256": "LOG", "steps": "--steps", "draws": "--draws", "clip": "--clip",
     "save_scores": "--save_scores", "no_abstain": "--no_abstain", "score": "--score", "scores_sha256": "SCORES",
     "noise": "--noise", "round_images": "--round_images", "delta": "--noise or the images' size",
-    "post_hoc": "--bound, --weights or --alpha",
+    "post_hoc": "--bound, --levels or --alpha",
 }
 # Rows depend on these by rounding at most, or not at all (early_abstain: one more abstention, with probability 1e-6): a
 # change is reported on stderr.

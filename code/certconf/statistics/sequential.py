@@ -136,6 +136,10 @@ class Plan:
         sizes, shares = zip(*self.schedule, strict=True)
         return tuple(zip(sizes, split_alpha(alpha, shares), strict=True))
 
+    def of(self, spec: CertificateSpec) -> "Plan":
+        """The plan of another spec of the same samples, with the same score and looks. Raises ValueError."""
+        return Plan(spec, self.settle, self.schedule_at(spec.alpha), self.starts)
+
     def recorded_looks(self) -> list[list] | None:
         """The looks as a record holds them, [[n_k, alpha_k], ...]; None without a score to settle."""
         return None if self.settle is None else [list(look) for look in self.schedule]

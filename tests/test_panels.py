@@ -1,4 +1,4 @@
-"""draw_results.py: its curves against the logs of the same runs, and what it refuses."""
+"""analyze.py --figure: its curves against the logs of the same runs, and what it refuses."""
 import shutil
 from collections import Counter
 
@@ -7,10 +7,12 @@ import pytest
 from certify_runs import arguments, call_program, certify, weights_file
 from helpers import assert_refused
 
-import draw_results
-from certconf.formats.log import read_recorded_log
+from certconf.formats.log import Log
 from certconf.formats.scores import read_scores
+from certconf.report.panels import draw_bounds, draw_networks, draw_samples
 from certconf.statistics.measures import MEASURES, SOFT_MEASURES
+
+ANALYZE = "code/analyze.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def folders(tmp_path_factory):
 
 def logs_of(folder):
     """The logs of the panels, in their order."""
-    return [read_recorded_log(str(folder / measure / "noise_0.25"))[0] for measure in SOFT_MEASURES for _ in range(2)]
+    return [Log.read(str(folder / measure / "noise_0.25"))[0] for measure in SOFT_MEASURES for _ in range(2)]
 
 
 def value_at(line, x: float) -> float:
@@ -41,35 +43,37 @@ def value_at(line, x: float) -> float:
 def test_networks(folders):
     """At the radii of the logs' columns the curves are their certified accuracy; a staged run has no other radii."""
     names = ("whole", "staged")
-    figure = draw_results.draw("networks", [folders / name for name in names])
+    figure = draw_networks(*(folders / name for name in names), labels={str(folders / "whole"): "All samples"})
     logs = zip(*(logs_of(folders / name) for name in names), strict=True)
     for axes, measure, pair in zip(figure.axes, np.repeat(SOFT_MEASURES, 2), logs, strict=True):
-        curve, points, published, ceiling, _ = axes.get_lines()
+        curve, ceiling, line, points, _, _, published = axes.get_lines()
         accuracies = [log.certified_accuracy(MEASURES[measure].cutoff) for log in pair]
         assert [value_at(curve, radius) for radius in pair[0].radii] == pytest.approx(accuracies[0].tolist())
         assert accuracies[0][0] > accuracies[0][-1] and curve.get_xdata()[-1] <= ceiling.get_xdata()[0]
-        assert points.get_linestyle() == "None"
+        assert line.get_linestyle() == points.get_linestyle() == "None"
         assert tuple(points.get_xdata()) == pair[1].radii
         assert points.get_ydata() == pytest.approx(accuracies[1])
+        assert axes.get_xlim()[1] > ceiling.get_xdata()[0]
     assert published.get_ydata()[:2] == pytest.approx([0.656, 0.536])  # margin, noise 0.50: Kumar et al.'s logs
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown[0] == "All samples" and str(folders / "staged") in shown[1].replace("\n", "")
 
 
 def test_bounds(folders):
     """The solid curve is the log's; DKW and the means certify no image further."""
-    figure = draw_results.draw("bounds", [folders / "whole"])
+    figure = draw_bounds(folders / "whole")
     for axes, log, measure in zip(figure.axes, logs_of(folders / "whole"), np.repeat(SOFT_MEASURES, 2), strict=True):
-        curves = {line.get_label(): line for line in axes.get_lines()}
-        band = curves.pop("Clopper-Pearson band")
+        band, *curves = axes.get_lines()
         accuracy = log.certified_accuracy(MEASURES[measure].cutoff)
         assert [value_at(band, radius) for radius in log.radii] == pytest.approx(accuracy.tolist())
         assert len(curves) == 3
-        for curve in curves.values():
+        for curve in curves:
             assert curve.get_xdata()[-1] < band.get_xdata()[-1]
 
 
 def test_samples(folders):
     """The curves count the rows of the log by the samples that the image took, which the saved scores hold."""
-    figure = draw_results.draw("samples", [folders / "staged"])
+    figure = draw_samples(folders / "staged")
     for axes, log, measure in zip(figure.axes, logs_of(folders / "staged"), np.repeat(SOFT_MEASURES, 2), strict=True):
         saved = read_scores(str(folders / "staged" / measure / "noise_0.25"))
         taken = dict(zip(saved.records["idx"].tolist(), saved.records["n"].tolist(), strict=True))
@@ -86,23 +90,17 @@ def test_samples(folders):
     (".attacks", "range", "whole", "f.png"), ("none", "bounds", "none", "f.png"), (".png", "bounds", "whole", "f.txt")])
 def test_refusals(word, figure, name, out, folders, tmp_path):
     """One line, exit status 2, and no picture."""
-    assert_refused(call_program("code/draw_results.py", figure, folders / name, tmp_path / out), word)
+    assert_refused(call_program(ANALYZE, folders / name, "--figure", figure, "--out", tmp_path / out), word)
     assert not list(tmp_path.iterdir())
 
 
-def test_number_of_folders(folders, tmp_path):
-    result = call_program("code/draw_results.py", "bounds", folders / "whole", folders / "staged", tmp_path / "f.png")
-    assert result.returncode == 2 and "takes one FOLDER" in result.stderr
-    result = call_program("code/draw_results.py", "networks", *[folders / "whole"] * 8, tmp_path / "f.png")
-    assert result.returncode == 2 and "at most 7" in result.stderr
-
-
 def test_pictures(folders, tmp_path):
-    """A picture is drawn, and one that is there is not replaced."""
-    command = ["code/draw_results.py", "networks", folders / "whole", folders / "staged", tmp_path / "f.svg"]
+    """A picture is drawn, with its title, and one that is there is not replaced."""
+    command = [ANALYZE, folders / "whole", folders / "staged", "--figure", "networks", "--out", tmp_path / "f.svg",
+               "--title", "A title", "--labels", "one", "two"]
     result = call_program(*command)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     picture = (tmp_path / "f.svg").read_bytes()
-    assert picture.count(b"<path") > 20
+    assert picture.count(b"<path") > 20 and picture.count(b"<!-- A title -->") == picture.count(b"<!-- two -->") == 1
     assert_refused(call_program(*command), "f.svg")
     assert (tmp_path / "f.svg").read_bytes() == picture
