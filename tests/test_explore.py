@@ -26,19 +26,31 @@ STAGED = str(ROOT / "log_files/cifar10_resnet20_staged/pred_score/noise_0.25")
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"it's\" | `"
 
 
+def short_run(top, dataset, name):
+    """A run of the tiny network on 12 images, with both measures."""
+    options = ("--confidence_measure", "pred_score", "margin", "--N", 500, "--save_scores")
+    _, *rest = arguments(weights_file(top), top / f"{name}_{{confidence_measure}}", *options)
+    result = certify(dataset, *rest)
+    assert result.returncode == 0, result.stderr
+
+
+def own_file(top):
+    """A data set of the user's own, whose classes have the name HOSTILE."""
+    text, path = (ROOT / "examples/own_data.py").read_text(), top / "own.py"
+    for old, new in (("Path(__file__).parents[1]", f"Path({str(ROOT)!r})"),
+                     ("    def __len__", f"    classes = [{HOSTILE!r}] * 10\n\n    def __len__")):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Runs of the tiny network on 12 images, with both measures; and on images of a file of the user's own."""
+    """Short runs, on CIFAR-10 and on images of a file of the user's own."""
     top = tmp_path_factory.mktemp("runs")
-    own = top / "own.py"
-    own.write_text((ROOT / "examples/own_data.py").read_text().replace("Path(__file__).parents[1]", repr(ROOT)).replace(
-        "from pathlib import Path", "from pathlib import PosixPath").replace(
-        "self.pixels, self.targets =", f"self.classes = [{HOSTILE!r}] * 10\n            self.pixels, self.targets ="))
-    for dataset, name in (("cifar10", "run"), (f"{own}:images", "own")):
-        options = ("--confidence_measure", "pred_score", "margin", "--N", 500, "--save_scores")
-        _, *rest = arguments(weights_file(top), top / f"{name}_{{confidence_measure}}", *options)
-        result = certify(dataset, *rest)
-        assert result.returncode == 0, result.stderr
+    short_run(top, "cifar10", "run")
+    short_run(top, f"{own_file(top)}:images", "own")
     return top
 
 

@@ -112,7 +112,7 @@ def _curves(choices: Choices, layout: Layout) -> alt.LayerChart:
               scale=alt.Scale(domain=[0, choices.grid.radii[-1]], nice=False))
     lines = base.mark_line(interpolate="step-before", strokeWidth=2).encode(
         x=x, y=alt.Y("fraction:Q", title="certified accuracy", scale=alt.Scale(domain=[0, 1])), **_styles(choices))
-    targets = base.transform_filter("datum.first").mark_point(opacity=0, size=1).encode(
+    targets = base.transform_filter("datum.first").mark_point(opacity=0, size=1, aria=False).encode(
         x=x, y=alt.value(0)).add_params(pointer)
     rule = base.transform_filter(f"datum.first && datum.k == {_at(choices)}").mark_rule(strokeDash=[2, 2]).encode(x=x)
     return alt.layer(lines, rule, targets).properties(
@@ -167,21 +167,24 @@ def _thumbnails(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.
     columns = layout.width // side
     placed = _judged(choices).transform_calculate(key="order == 'index' ? 0 : -datum.k").transform_window(
         place="row_number()", sort=[alt.SortField("key"), alt.SortField("index")]).transform_calculate(
-        column=f"(datum.place - 1) % {columns}", row=f"floor((datum.place - 1) / {columns})").transform_lookup(
+        column=f"(datum.place - 1) % {columns}", row=f"floor((datum.place - 1) / {columns})",
+        spoken="'image ' + datum.index + ', ' + datum.label + ', ' + datum.outcome").transform_lookup(
         "index", alt.LookupData(alt.NamedData("pictures"), "index", ["picture"]))
     place = {"x": alt.X("column:O", axis=None, scale=alt.Scale(domain=list(range(columns)), padding=0)),
              "y": alt.Y("row:O", axis=None, scale=alt.Scale(padding=0))}
     tooltip = [alt.Tooltip(f"{name}:N") for name in ("index", "label", "predicted", "outcome")]
     marked = _marked(legend=None)
+    above = {"cursor": "pointer", "aria": False}  # the frame is what a screen reader reads
     frame = placed.mark_rect(cursor="pointer").encode(
-        **place, color=marked["color"], tooltip=tooltip).add_params(chosen)
-    picture = placed.mark_image(width=side - 6, height=side - 6, cursor="pointer").encode(
+        **place, color=marked["color"], tooltip=tooltip, description="spoken:N").add_params(chosen)
+    picture = placed.mark_image(width=side - 6, height=side - 6, **above).encode(
         **place, url="picture:N", tooltip=tooltip)
-    number = placed.transform_filter("!isValid(datum.picture)").mark_text(fontSize=9, cursor="pointer").encode(
+    number = placed.transform_filter("!isValid(datum.picture)").mark_text(fontSize=9, **above).encode(
         **place, text="index:N", tooltip=tooltip)
-    corner = placed.mark_point(filled=True, size=60, stroke="white", strokeWidth=1, opacity=1, cursor="pointer",
-                               xOffset=side / 2 - 6, yOffset=side / 2 - 6).encode(**place, **marked, tooltip=tooltip)
-    shown = placed.transform_filter(chosen).mark_rect(filled=False, stroke=INK, strokeWidth=4).encode(**place)
+    corner = placed.mark_point(filled=True, size=60, stroke="white", strokeWidth=1, opacity=1, xOffset=side / 2 - 6,
+                               yOffset=side / 2 - 6, **above).encode(**place, **marked, tooltip=tooltip)
+    shown = placed.transform_filter(chosen).mark_rect(
+        filled=False, stroke=INK, strokeWidth=4, **above).encode(**place, tooltip=tooltip)
     return alt.layer(frame, picture, number, corner, shown).properties(
         name="thumbnails", width=alt.Step(side), height=alt.Step(side),
         description="All images, with a frame and a mark for their outcome")
@@ -196,7 +199,8 @@ def _pictures(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.La
     for kind, title, left in (("picture", ["", "the image"], 0),
                               ("noisy", ["one noisy copy,", f"σ = {choices.sigma:g}"], side + 20)):
         found = one.transform_filter(f"isValid(datum.{kind})")
-        layers += [found.mark_image(width=side, height=side, align="left", baseline="top").encode(
+        layers += [found.mark_image(width=side, height=side, align="left", baseline="top",
+                                    description=" ".join(title).strip()).encode(
                        x=alt.value(left), y=alt.value(40), url=f"{kind}:N"),
                    found.mark_text(align="left", baseline="top", text=title).encode(
                        x=alt.value(left), y=alt.value(0))]
