@@ -60,6 +60,7 @@ async function show() {
   view = (await vegaEmbed("#views", spec, { renderer: "svg", actions: false, bind: "#controls" })).view;
   for (const name in kept) view.signal(name, kept[name]);
   await view.runAsync();
+  performance.mark("drawn");
 }
 show();
 addEventListener("resize", show);

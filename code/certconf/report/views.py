@@ -177,8 +177,8 @@ def _thumbnails(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.
     above = {"cursor": "pointer", "aria": False}  # the frame is what a screen reader reads
     frame = placed.mark_rect(cursor="pointer").encode(
         **place, color=marked["color"], tooltip=tooltip, description="spoken:N").add_params(chosen)
-    picture = placed.mark_image(width=side - 6, height=side - 6, **above).encode(
-        **place, url="picture:N", tooltip=tooltip)
+    picture = placed.transform_filter("isValid(datum.picture)").mark_image(
+        width=side - 6, height=side - 6, **above).encode(**place, url="picture:N", tooltip=tooltip)
     number = placed.transform_filter("!isValid(datum.picture)").mark_text(fontSize=9, **above).encode(
         **place, text="index:N", tooltip=tooltip)
     corner = placed.mark_point(filled=True, size=60, stroke="white", strokeWidth=1, opacity=1, xOffset=side / 2 - 6,
