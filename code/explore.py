@@ -221,7 +221,7 @@ def main() -> None:
     title = "Certificates: " + ", ".join(runs)
     page = render(title, notes, {log: saved.settings for log, saved in runs.items()}, layouts(choices), datasets,
                   library())
-    write_new(args.page, page.encode(), args.overwrite)
+    write_new(args.page, page.encode(errors="replace"), args.overwrite)  # a name may be any bytes
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 import base64
 import io
 import json
+import os
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -172,6 +174,17 @@ def test_grid():
     assert margin.scores[0] == -0.99 and len(margin.scores) == 199
 
 
+def test_certified_means_strictly_above():
+    grid = make_grid([read_scores(SHIPPED).spec])
+    lower = np.zeros((2, len(grid.radii)))
+    lower[0, :3] = 0.7, 0.57, 0.5
+    places = certified_places(lower, grid)
+    assert [places[0, grid.scores.index(score)] for score in (0.49, 0.5, 0.56, 0.57, 0.69, 0.7)] == [2, 1, 1, 0, 0, -1]
+    rows = curve_rows(places, np.array([False, True]), grid)
+    assert (places[1] == -1).all() and not any(sum(row["count"]) for row in rows)  # a wrong class is never certified
+    assert sum(curve_rows(places, np.array([True, False]), grid)[1]["count"]) == 56
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 def test_page(folder, tmp_path):
@@ -224,7 +237,16 @@ def test_names_stay_text():
     assert json.loads(data) == {"layouts": {}, "datasets": {"images": [HOSTILE]}}
 
 
-def test_notes(folder):
+def test_name_of_any_bytes(folder, tmp_path):
+    log = tmp_path / os.fsdecode(b"log\xff")
+    for ending in ("", ".json", ".scores"):
+        shutil.copy(f"{folder}/run_pred_score{ending}", f"{log}{ending}")
+    result = make(f"{log}.scores", tmp_path / "page.html")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "log?</title>" in (tmp_path / "page.html").read_text()
+
+
+def test_notes():
     runs = {"run": read_scores(SHIPPED), "staged": read_scores(STAGED)}
     notes = "\n".join(explore.notes_of(runs, None))
     assert "staged: sampled in stages, only until it was settled for score 0.5 at the radii 0, 0.25, 0.5" in notes
