@@ -122,9 +122,10 @@ def _curves(choices: Choices, layout: Layout) -> alt.LayerChart:
 
 def _fractions(choices: Choices, layout: Layout) -> alt.LayerChart:
     """The key to the curves, with their values at the pointer, or at the slider's radius."""
-    weaker = ("isValid(datum.settle) && (!datum.settled || abs(datum.settle - score) > 1e-9) ? '; see the notes' : ''")
+    weaker = "isValid(datum.settle) && (!datum.settled || abs(datum.settle - score) > 1e-9)"
     lines = ["datum.log", "datum.band", "'R = ' + format(datum.R, '.4~f') + ': ' + format(datum.fraction, '.4f') + "
-             f"' (' + datum.count[{choices.score_entry}] + ' of ' + datum.images + ({weaker}) + ')'"]
+             f"' (' + datum.count[{choices.score_entry}] + ' of ' + datum.images + ')'",
+             f"({weaker} ? 'weaker than a full run: see the notes' : '')"]
     reading = " + '\\n' + ".join(lines)
     base = _series(choices).transform_filter(f"datum.k == {_at(choices)}").transform_calculate(reading=reading)
     y = alt.Y("series:O", axis=None)
@@ -132,7 +133,7 @@ def _fractions(choices: Choices, layout: Layout) -> alt.LayerChart:
     text = base.mark_text(align="left", baseline="middle", lineBreak="\n", fontSize=12, limit=layout.width - 32).encode(
         x=alt.value(32), y=y, text="reading:N")
     return alt.layer(dash, text).properties(
-        name="fractions", width=layout.width, height=alt.Step(58),
+        name="fractions", width=layout.width, height=alt.Step(66),
         description="The certified accuracy of each curve at the pointer, or at the chosen radius")
 
 
