@@ -7,7 +7,7 @@ from helpers import CODE
 # from the ground up; a module may import those of the lines above its own, and, in a room, of its own room
 LAYERS = ["errors", "files", "statistics", "formats", "report", "sampling", "inputs", "consistency", "pgd", "core",
           "training", "runner"]
-PROGRAMS = ["analyze", "attack", "cert_acc", "certify", "predict", "radius", "recertify",
+PROGRAMS = ["analyze", "attack", "cert_acc", "certify", "explore", "predict", "radius", "recertify",
             "train", "visualize"]
 WITH_TORCH = {"sampling", "inputs", "consistency", "pgd", "core", "training"}
 WITHOUT_TORCH = {"inputs.catalogue", "inputs.user_code", "sampling.law", "sampling.streams"}

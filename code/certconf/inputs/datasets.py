@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import datasets, transforms
+from torchvision import datasets, models, transforms
 from torchvision.transforms.functional import to_tensor
 
 from certconf.errors import InputError
@@ -24,6 +24,7 @@ from certconf.inputs.user_code import call, is_user_code, reported
 
 CACHE = "./dataset_cache"
 BUNDLED = Path(__file__).parent / "data" / "cifar10_test_every_20th.npz"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FINGERPRINTED = 32  # images that the fingerprint of a data set covers if its labels are known without loading all
 
 
@@ -32,12 +33,13 @@ class ImageSet:
     """Images by index: size, and load(i) -> (pixels in [0, 1] as float32 [C, H, W], label).
 
     fingerprint() is the SHA-256 of all labels and of the images (the first 32 if the labels are known without them),
-    for the user's own data set; None for the others.
+    for the user's own data set; None for the others. classes: their names by label, () if the data set has none.
     """
 
     size: int
     load: Callable[[int], tuple[torch.Tensor, int]]
     fingerprint: Callable[[], str] | None = None
+    classes: tuple[str, ...] = ()
 
 
 def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[ImageSet, range]:
@@ -53,11 +55,13 @@ def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[I
         indices = requested_indices(size, skip, stop)
         bundled = _bundled_images()
         if split == "test" and all(i in bundled for i in indices):
-            return ImageSet(size, lambda i: bundled[i]), indices
+            return ImageSet(size, lambda i: bundled[i], classes=CIFAR10_CLASSES), indices
         pixels, labels = cifar10_tensors(train=split == "train")
-        return ImageSet(size, lambda i: (pixels[i].float() / 255, int(labels[i]))), indices
+        return ImageSet(size, lambda i: (pixels[i].float() / 255, int(labels[i])), classes=CIFAR10_CLASSES), indices
     folder = imagenet_folder("train" if split == "train" else "val", imagenet_test_transform())
-    return ImageSet(len(folder), lambda i: _load(folder, i)), requested_indices(len(folder), skip, stop)
+    images = ImageSet(len(folder), lambda i: _load(folder, i),
+                      classes=tuple(models.ResNet50_Weights.DEFAULT.meta["categories"]))
+    return images, requested_indices(images.size, skip, stop)
 
 
 def _load(folder: datasets.ImageFolder, index: int) -> tuple[torch.Tensor, int]:
@@ -110,8 +114,8 @@ def image_set(data, name: str) -> ImageSet:
                 labels.append(label)
         return hashlib.sha256(np.array(labels, "<i8").tobytes() + images.digest()).hexdigest()
 
-    shape = item(0)[0].shape
-    return ImageSet(size, load, fingerprint)
+    shape, classes = item(0)[0].shape, getattr(data, "classes", ())  # as in torchvision
+    return ImageSet(size, load, fingerprint, tuple(map(str, classes)) if isinstance(classes, list | tuple) else ())
 
 
 def _pixels(where: str, image) -> torch.Tensor:
