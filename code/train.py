@@ -53,6 +53,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--init", metavar="CHECKPOINT",
                         help="start from its weights; a CIFAR ResNet may start from a shallower one, and its added "
                              "blocks as the identity (default: random weights)")
+    parser.add_argument("--checkpoint_key", metavar="KEY",
+                        help="the entry of --init's checkpoint with the weights (default: the one that fits)")
     parser.add_argument("--consistency", type=float, default=0.0, metavar="LAMBDA",
                         help="weight of the consistency term, 0 or more (default: %(default)s, Gaussian training)")
     parser.add_argument("--noise_draws", type=int, default=2,
@@ -135,7 +137,7 @@ def main() -> None:
     device = choose_device(args.device)
     torch.manual_seed(args.seed)
     network = build_network(args.arch, args.dataset).to(device, memory_format=torch.channels_last)
-    args.init_sha256 = initialise(args.init, network) if args.init else None
+    args.init_sha256, remarks = initialise(args.init, network, args.checkpoint_key) if args.init else (None, [])
     average = averaged(network, args.ema) if args.ema else None
     with closing(AppendFile(str(log))) as file:  # locked: one training at a time writes to OUTDIR
         check_outdir(path, log, args.resume)  # again: another may have ended since
@@ -145,7 +147,7 @@ def main() -> None:
         if first == args.epochs:
             print(f"{path}: complete; nothing to do", file=sys.stderr)
             return
-        for line in slow_choices(args.device, device, "bf16" if args.amp else "fp32"):
+        for line in remarks + slow_choices(args.device, device, "bf16" if args.amp else "fp32"):
             print(line, file=sys.stderr)
         begin_log(file, first)
         for epoch in range(first, args.epochs):

@@ -34,7 +34,7 @@ def tiny_network(scale: float = 25.0, seed: int = 0):
 def tiny_checkpoint(network=None) -> dict:
     """What call_program patches, so that every checkpoint holds this network (None: the tiny one)."""
     loaded = tiny_network() if network is None else network
-    return {"certconf.inputs.subject.load_checkpoint": lambda path, dataset: (loaded, {"arch": "tiny"})}
+    return {"certconf.inputs.subject.load_checkpoint": lambda path, dataset, *more: (loaded, {"arch": "tiny"})}
 
 
 class Slow(torch.nn.Module):

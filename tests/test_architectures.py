@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from certconf.errors import InputError
 from certconf.files import file_sha256
-from certconf.inputs.architectures import Normalize, build_network, load_checkpoint, read_checkpoint
+from certconf.inputs.architectures import Normalize, build_network, load_checkpoint
+from certconf.inputs.checkpoints import read_checkpoint
 
 EXAMPLES, MANY = 200, 30_000
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -95,7 +96,8 @@ def test_published_forms(tmp_path, arch, dataset, prefix):
     path = fake_checkpoint(tmp_path / "checkpoint.pth.tar", arch, dataset, change=rename, zip_format=False, epoch=90,
                            optimizer=optimizer.state_dict())
     network, checkpoint = load_checkpoint(str(path), dataset)
-    assert checkpoint.keys() == {"epoch", "arch", "state_dict", "optimizer"} and checkpoint["arch"] == arch
+    assert checkpoint.keys() - {"remarks"} == {"epoch", "arch", "state_dict", "optimizer"}
+    assert checkpoint["arch"] == arch
     expected = random_network(arch, dataset).state_dict()
     assert network.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
@@ -170,14 +172,15 @@ BAD_STATES = {
     "transposed": (edit("1.fc.weight", lambda w: w.T), ["[64, 10]"]),
     "not a tensor": (edit("1.fc.bias", lambda w: w.tolist()), ["1.fc.bias is list"]),
     "integers": (edit("1.fc.bias", lambda w: w.long()), ["1.fc.bias", "int64"]),
-    "count as float": (edit(COUNT, lambda w: w.float()), [COUNT]),
+    "count without a number": (edit(COUNT, lambda w: w * torch.nan), [COUNT, "NaN"]),
+    "too large for float32": (edit("1.fc.bias", lambda w: w.double() + 1e300), ["1.fc.bias", "infinite"]),
     "complex": (edit("1.fc.bias", lambda w: w + 1j), ["1.fc.bias"]),
     "sparse": (edit("1.fc.weight", lambda w: w.to_sparse()), ["1.fc.weight", "sparse"]),
     "meta": (edit("1.fc.weight", lambda w: w.to("meta")), ["1.fc.weight"]),
     "missing": (without("1.fc.bias", "1.fc.weight"), ["2 keys missing", "1.fc.bias, 1.fc.weight"]),
     "many missing": (lambda state: {WEIGHT: state[WEIGHT]}, ["keys missing", "1.bn1.bias", ", ..."]),
     "extra": (lambda state: {**state, "1.head": torch.ones(1)}, ["1 keys not of this network", "1.head"]),
-    "no prefix": (lambda state: {key.removeprefix("1."): value for key, value in state.items()}, ["keys missing"]),
+    "two prefixes": (lambda state: {**state, "ema." + WEIGHT: state[WEIGHT]}, ["1 keys not of", "ema." + WEIGHT]),
     "empty": (lambda state: {"1.": torch.ones(1)}, ["keys missing"]),
 }
 

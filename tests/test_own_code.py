@@ -16,7 +16,7 @@ from PIL import Image
 from certconf.core import Smooth
 from certconf.errors import InputError
 from certconf.inputs import user_code
-from certconf.inputs.architectures import Normalize, load_torchvision, load_user_network
+from certconf.inputs.architectures import Normalize, load_checkpoint, load_user_network
 from certconf.inputs.catalogue import INFO
 from certconf.inputs.datasets import open_images
 from certconf.inputs.subject import weights_sha256
@@ -348,8 +348,8 @@ def test_torchvision_network(resnet18, tmp_path):
     x, info = torch.rand(2, 3, 32, 32), INFO["cifar10"]
     torch.save({f"module.{key}": value for key, value in expected.state_dict().items()}, tmp_path / "parallel.pth")
     for file in (path, tmp_path / "parallel.pth"):
-        network, checkpoint = load_torchvision(str(file), "torchvision:resnet18", "cifar10")
-        assert checkpoint == {"arch": "torchvision:resnet18"} and not network.training
+        network, checkpoint = load_checkpoint(str(file), "cifar10", "torchvision:resnet18")
+        assert checkpoint["arch"] == "torchvision:resnet18" and not network.training
         with torch.no_grad():
             assert torch.equal(network(x), expected(Normalize(info.mean, info.std)(x)))
 
@@ -369,15 +369,15 @@ def test_torchvision_refusals(resnet18, tmp_path):
     path, _ = resnet18
     torch.save([1], tmp_path / "list")
     for file, arch, dataset, word in (
-            (path, "resnet18", "cifar10", "torchvision:NAME"),
+            (path, "resnet18", "cifar10", "unknown architecture 'resnet18': choose from"),
             (path, "torchvision:none", "cifar10", "torchvision:NAME"),
             (path, "torchvision:fasterrcnn_resnet50_fpn", "cifar10", "torchvision:NAME"),
             (path, "torchvision:resnet18", "imagenet", "fc.weight is [10, 512], not [1000, 512]"),
             (path, "torchvision:resnet18", "own.py:images", "normalisation"),
-            (tmp_path / "list", "torchvision:resnet18", "cifar10", "not a state_dict"),
+            (tmp_path / "list", "torchvision:resnet18", "cifar10", "no dictionary of tensors"),
             (tmp_path / "none", "torchvision:resnet18", "cifar10", "no such checkpoint")):
         with pytest.raises(InputError) as refusal:
-            load_torchvision(str(file), arch, dataset)
+            load_checkpoint(str(file), dataset, arch)
         assert word in str(refusal.value)
     file = own_file(tmp_path)
     assert_refused(run(file, tmp_path / "log", "--arch", "torchvision:resnet18"), "--arch")

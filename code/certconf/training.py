@@ -12,12 +12,13 @@ from certconf.consistency import consistency_loss
 from certconf.errors import InputError
 from certconf.files import write_whole
 from certconf.inputs import datasets
-from certconf.inputs.architectures import load_state, read_checkpoint
+from certconf.inputs.architectures import load_state
+from certconf.inputs.checkpoints import read_checkpoint
 
 MAY_DIFFER_ON_RESUME = ("outdir", "workers", "gpu", "device", "print_freq", "resume", "init", "drop_optimizer")
 # what a config without these options was trained with
 ADDED_SINCE = {"consistency": 0.0, "noise_draws": 2, "entropy": 0.5, "hold_out": 0, "init_sha256": None,
-               "ema": 0.0}
+               "ema": 0.0, "checkpoint_key": None}
 
 
 def kept_indices(size: int, hold_out: int) -> list[int]:
@@ -127,10 +128,10 @@ def resume(args: argparse.Namespace, path: Path, network: nn.Module, average, op
     if average is not None and not isinstance(checkpoint.get("trained_state_dict"), dict):
         raise InputError(f"{path}: holds no training state to resume from")
     if average is not None:  # the checkpoint's network is the average
-        load_state(str(path), checkpoint, average.module)
+        load_state(str(path), checkpoint, average.module, args.arch)
         average.n_averaged.fill_(1)  # above 0: the next update averages, and does not copy
         checkpoint = {**checkpoint, "state_dict": checkpoint["trained_state_dict"]}
-    load_state(str(path), checkpoint, network)
+    load_state(str(path), checkpoint, network, args.arch)
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
         scheduler.load_state_dict(checkpoint["scheduler"])

@@ -1,12 +1,10 @@
-"""Architectures by name, and checkpoints: dictionaries with `arch` and `state_dict`.
+"""Networks: architectures by name, with the weights of a file, and modules of the user's own code.
 
-A network is Sequential(Normalize, net), so that noise is added in pixel space [0, 1] and the keys of a state_dict
-start with `1.` (or `1.module.` if it was trained under DataParallel). A torchvision network comes as a plain state_dict
-(`--arch torchvision:NAME`), any other one from a function of the user's own, FILE.py:NAME.
+A network is Sequential(Normalize, net), so that noise is added in pixel space [0, 1]. The net is one of ARCHITECTURES,
+torchvision:NAME, timm:NAME, or what the user's own FILE.py:NAME stands for, which brings its normalisation.
 """
-import pickle
 import re
-import warnings
+from dataclasses import replace
 
 import torch
 import torchvision
@@ -16,16 +14,19 @@ from torchvision.models import resnet50
 from certconf.errors import InputError
 from certconf.files import file_sha256
 from certconf.inputs.catalogue import DATASET_OF, INFO
+from certconf.inputs.checkpoints import read_file
 from certconf.inputs.cifar_resnet import CifarResNet
 from certconf.inputs.user_code import call, is_user_code, reported
+from certconf.inputs.weights import NO_WEIGHTS, check_state, find_weights, readings
 
 ARCHITECTURES = {
     "resnet50": lambda classes: resnet50(weights=None, num_classes=classes),
     "cifar_resnet20": lambda classes: CifarResNet(20, classes),
     "cifar_resnet110": lambda classes: CifarResNet(110, classes),
 }
-RESIDUAL_BLOCK = re.compile(r"1\.layer\d\.\d+\.")  # how the keys of one begin
-TORCHVISION = "torchvision:"  # how --arch names a classifier of torchvision
+RESIDUAL_BLOCK = re.compile(r"layer\d\.\d+\.")  # how the keys of one begin
+TORCHVISION, TIMM = "torchvision:", "timm:"  # how --arch names a classifier of these packages
+CHOICES = ", ".join([*ARCHITECTURES, f"{TORCHVISION}NAME", f"{TIMM}NAME"])
 
 
 class Normalize(nn.Module):
@@ -43,46 +44,119 @@ class Normalize(nn.Module):
 def build_network(arch: str, dataset: str) -> nn.Sequential:
     """An untrained network for a data set, with its normalisation layer. Raises InputError for a wrong pair."""
     if arch not in ARCHITECTURES:
-        raise InputError(f"unknown architecture {arch!r}: choose from {', '.join(ARCHITECTURES)}")
+        raise InputError(f"unknown architecture {arch!r}: choose from {CHOICES}")
     if DATASET_OF[arch] != dataset:
         raise InputError(f"{arch} is a network for {DATASET_OF[arch]}, not for {dataset}")
     info = INFO[dataset]
     return nn.Sequential(Normalize(info.mean, info.std), ARCHITECTURES[arch](info.num_classes))
 
 
-def load_checkpoint(path: str, dataset: str) -> tuple[nn.Sequential, dict]:
+def load_checkpoint(path: str, dataset: str, arch: str | None = None,
+                    key: str | None = None) -> tuple[nn.Sequential, dict]:
     """The trained network in `path`, in eval mode on the CPU, and the checkpoint's dictionary.
 
-    The file is untrusted: only tensors and plain containers are unpickled, and the state must fit the architecture
-    exactly and be finite. Raises InputError otherwise.
+    arch: one of ARCHITECTURES, torchvision:NAME or timm:NAME (default: the checkpoint's own); key: the checkpoint's
+    entry that holds the weights (default: the one that fits). The file is untrusted, and read as data. The dictionary
+    holds what the checkpoint does, `arch`, and `remarks`: lines that say what was done to make it fit. Raises
+    InputError if it does not fit exactly, or if a weight is not finite.
     """
-    checkpoint = read_checkpoint(path)
-    arch = checkpoint["arch"]
-    network = build_network(arch, DATASET_OF.get(arch) if is_user_code(dataset) else dataset)
-    load_state(path, checkpoint, network)
-    return network.eval(), checkpoint
+    content = read_file(path)
+    arch = arch or _its_arch(path, content, dataset)
+    if arch.startswith(TIMM):
+        network = _timm_network(path, content, arch, key)
+    elif arch.startswith(TORCHVISION):
+        network = _torchvision_network(arch, dataset)
+    else:
+        network = build_network(arch, DATASET_OF.get(arch) if is_user_code(dataset) else dataset)
+    remarks = load_state(path, content, network, arch, key)
+    held = content if isinstance(content, dict) else {}
+    return network.eval(), {**held, "arch": arch, "remarks": remarks}
 
 
-def load_torchvision(path: str, arch: str, dataset: str) -> tuple[nn.Sequential, dict]:
-    """The classifier torchvision:NAME for cifar10 or imagenet, with the plain state_dict in `path`, in eval mode.
+def load_state(path: str, content, network: nn.Sequential, arch: str, key: str | None = None) -> list[str]:
+    """Load the weights in a checkpoint's content into Sequential(Normalize, net), whose net they must fit exactly.
 
-    It is normalised as the data set is. Returns what load_checkpoint does. Raises InputError.
+    Returns remarks: lines that say what was done to make them fit. Raises InputError.
     """
+    normalize, net = network
+    expected = net.state_dict()
+    weights = find_weights(path, content, arch, expected, key)
+    state, rounded = check_state(path, arch, weights, expected)
+    net.load_state_dict(state)
+    remarks = weights.remarks(path) + rounded
+    if not weights.behind_normalisation:
+        mean, std = (", ".join(f"{value:.4g}" for value in values.flatten().tolist())
+                     for values in (normalize.mean, normalize.std))
+        remarks.append(f"{path}: the network alone: its pixels are normalised by mean ({mean}) and standard deviation "
+                       f"({std}); if it was trained with others, give it as FILE.py:NAME")
+    return remarks
+
+
+def initialise(path: str, network: nn.Sequential, key: str | None = None) -> tuple[str, list[str]]:
+    """Give a network the weights in `path`, of its architecture or of a shallower CifarResNet.
+
+    Blocks that the checkpoint lacks become the identity: the weight of their last BatchNorm is 0, and what enters them
+    comes from a ReLU. So the deeper network computes what the shallower one did. Returns the file's SHA-256, and
+    remarks as load_state does. Raises InputError if it does not fit.
+    """
+    net, name = network[1], "the network to be trained"
+    expected = net.state_dict()
+    blocks = {key for key in expected if _block(key)}
+    weights = find_weights(path, read_file(path), name, expected, key, optional=blocks)
+    there = {_block(key) for key in weights.state}
+    added = {key: torch.zeros_like(value) if key.endswith(("bn2.weight", "bn2.bias")) else value
+             for key, value in expected.items() if _block(key) and _block(key) not in there}
+    state, rounded = check_state(path, name, replace(weights, state=added | weights.state), expected)
+    net.load_state_dict(state)
+    return file_sha256(path), weights.remarks(path) + rounded
+
+
+def _its_arch(path: str, content, dataset: str) -> str:
+    """The architecture that a checkpoint names. Raises InputError, with the one that fits, if it is none of ours."""
+    named = content.get("arch") if isinstance(content, dict) else None
+    if isinstance(named, str) and named in ARCHITECTURES:
+        return named
+    what = f"unknown architecture {named[:40]!r}" if isinstance(named, str) else "names no architecture"
+    for arch, build in ARCHITECTURES.items():
+        if dataset == DATASET_OF[arch] or is_user_code(dataset):
+            with torch.device("meta"):
+                expected = build(INFO[DATASET_OF[arch]].num_classes).state_dict()
+            if any(weights.fits(expected) and weights.has_shapes(expected) for weights in readings(content, expected)):
+                raise InputError(f"{path}: {what}, but its weights fit --arch {arch}")
+    if not readings(content, {}):
+        raise InputError(f"{path}: {NO_WEIGHTS} in it")
+    raise InputError(f"{path}: {what}: choose one by --arch: {CHOICES}")
+
+
+def _torchvision_network(arch: str, dataset: str) -> nn.Sequential:
+    """The untrained classifier torchvision:NAME for cifar10 or imagenet, and the data set's normalisation."""
     name = arch.removeprefix(TORCHVISION)
-    if not arch.startswith(TORCHVISION) or name not in torchvision.models.list_models(torchvision.models):
+    if name not in torchvision.models.list_models(torchvision.models):
         raise InputError(f"--arch {arch}: not {TORCHVISION}NAME with a classifier of torchvision")
     if dataset not in INFO:
         raise InputError("--arch: DATASET must be cifar10 or imagenet, whose normalisation it uses; for other data "
                          "FILE.py:NAME brings network and normalisation")
     info = INFO[dataset]
-    network = torchvision.models.get_model(name, weights=None, num_classes=info.num_classes)
-    state = _read_file(path)
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise InputError(f"{path}: not a state_dict")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    _check_state(path, arch, state, network.state_dict())
-    network.load_state_dict(state)
-    return nn.Sequential(Normalize(info.mean, info.std), network).eval(), {"arch": arch}
+    return nn.Sequential(Normalize(info.mean, info.std),
+                         torchvision.models.get_model(name, weights=None, num_classes=info.num_classes))
+
+
+def _timm_network(path: str, content, arch: str, key: str | None) -> nn.Sequential:
+    """The untrained classifier timm:NAME, of as many classes as its weights have, and its own normalisation."""
+    try:
+        import timm  # only here: it takes seconds, and few need it
+    except ImportError:
+        raise InputError(f"--arch {arch}: needs the package timm: pip install timm") from None
+    name = arch.removeprefix(TIMM)
+    if not timm.is_model(name):
+        raise InputError(f"--arch {arch}: timm has no network of this name")
+    net = timm.create_model(name, pretrained=False)
+    config, layer = timm.data.resolve_model_data_config(net), net.pretrained_cfg.get("classifier")
+    weight = f"{layer if isinstance(layer, str) else layer[0]}.weight" if layer else None
+    found = find_weights(path, content, arch, net.state_dict(), key).state.get(weight)
+    if isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) != net.num_classes:
+        net.reset_classifier(len(found))
+    return nn.Sequential(Normalize(config["mean"], config["std"]), net)
 
 
 def load_user_network(name: str) -> nn.Module:
@@ -104,79 +178,7 @@ def count_classes(name: str, network: nn.Module, x: torch.Tensor) -> int:
     return logits.shape[1]
 
 
-def load_state(path: str, checkpoint: dict, network: nn.Module) -> None:
-    """Load a checkpoint's weights into a network that they must fit exactly. Raises InputError."""
-    state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
-    _check_state(path, checkpoint["arch"], state, network.state_dict())
-    network.load_state_dict(state)
-
-
-def initialise(path: str, network: nn.Module) -> str:
-    """Give a network the weights in `path`, of its architecture or of a shallower CifarResNet; returns their SHA-256.
-
-    Blocks that the checkpoint lacks become the identity: the weight of their last BatchNorm is 0, and what enters them
-    comes from a ReLU. So the deeper network computes what the shallower one did. Raises InputError if it does not fit.
-    """
-    checkpoint = read_checkpoint(path)
-    state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
-    own = network.state_dict()
-    there = {_block(key) for key in state}
-    added = {key: value for key, value in own.items() if _block(key) and _block(key) not in there}
-    for key, value in added.items():
-        if key.endswith(("bn2.weight", "bn2.bias")):
-            added[key] = torch.zeros_like(value)
-    _check_state(path, checkpoint["arch"], added | state, own)
-    network.load_state_dict(added | state)
-    return file_sha256(path)
-
-
-def read_checkpoint(path: str) -> dict:
-    """The dictionary in `path`, checked for `arch` and `state_dict` alone. Raises InputError."""
-    checkpoint = _read_file(path)
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("arch"), str):
-        raise InputError(f"{path}: not a dictionary with an 'arch'")
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise InputError(f"{path}: no 'state_dict' in it")
-    return checkpoint
-
-
-def _read_file(path: str):
-    """What torch.save wrote to `path`, of tensors and plain containers. Raises InputError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the old serialisation, which stays readable
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint") from None
-    except pickle.UnpicklingError:
-        raise InputError(f"{path}: not a checkpoint of tensors and plain containers (its code is never run)") from None
-    except Exception as error:  # torch.load's parsers raise almost any type on a damaged file
-        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
-
-
-def _plain_key(key: str) -> str:
-    return "1." + key[len("1.module."):] if key.startswith("1.module.") else key
-
-
 def _block(key: str) -> str | None:
     """The residual block that a key of a state_dict belongs to, or None."""
     match = RESIDUAL_BLOCK.match(key)
     return match and match[0]
-
-
-def _check_state(path: str, arch: str, state: dict, expected: dict) -> None:
-    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    for keys, what in ((missing, "missing"), (extra, "not of this network")):
-        if keys:
-            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-            raise InputError(f"{path}: does not fit {arch}: {len(keys)} keys {what} ({shown})")
-    for key, value in state.items():
-        if not isinstance(value, torch.Tensor) or value.shape != expected[key].shape:
-            shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise InputError(f"{path}: does not fit {arch}: {key} is {shape}, not {list(expected[key].shape)}")
-        if (value.is_floating_point() != expected[key].is_floating_point() or value.is_meta
-                or value.layout != torch.strided):
-            raise InputError(f"{path}: does not fit {arch}: {key} is of type {value.dtype}, {value.layout}")
-        if value.is_floating_point() and not torch.isfinite(value.float()).all():
-            raise InputError(f"{path}: {key} holds NaN or infinite numbers")

@@ -34,12 +34,14 @@ class ImageSet:
 
     fingerprint() is the SHA-256 of all labels and of the images (the first 32 if the labels are known without them),
     for the user's own data set; None for the others. classes: their names by label, () if the data set has none.
+    remarks: lines that its user should read.
     """
 
     size: int
     load: Callable[[int], tuple[torch.Tensor, int]]
     fingerprint: Callable[[], str] | None = None
     classes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[ImageSet, range]:

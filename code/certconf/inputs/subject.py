@@ -9,7 +9,7 @@ from torch import nn
 
 from certconf.errors import InputError
 from certconf.files import file_sha256
-from certconf.inputs.architectures import count_classes, load_checkpoint, load_torchvision, load_user_network
+from certconf.inputs.architectures import count_classes, load_checkpoint, load_user_network
 from certconf.inputs.datasets import ImageSet, open_images
 from certconf.inputs.user_code import file_of, is_user_code
 from certconf.sampling.streams import INDICES
@@ -19,7 +19,8 @@ from certconf.sampling.streams import INDICES
 class Subject:
     """A network of num_classes logits, an ImageSet, and the indices requested of it.
 
-    settings: what a record says of them; trained_noise: that of the network's training, by its checkpoint, or None.
+    settings: what a record says of them; trained_noise: that of the network's training, by its checkpoint, or None;
+    remarks: lines that say what was done to load them.
     Raises InputError for an index that has no random numbers of its own.
     """
 
@@ -29,6 +30,7 @@ class Subject:
     indices: Sequence[int]
     settings: dict
     trained_noise: float | None = None
+    remarks: Sequence[str] = ()
 
     def __post_init__(self):
         if self.indices and self.indices[-1] >= INDICES:
@@ -49,19 +51,19 @@ def load_subject(args) -> Subject:
     config = checkpoint.get("config")
     trained = config.get("noise_sd") if isinstance(config, dict) else None
     return Subject(network, count_classes(args.base_classifier, network, images.load(0)[0]), images, indices, settings,
-                   trained if isinstance(trained, float) else None)
+                   trained if isinstance(trained, float) else None,
+                   [*checkpoint.get("remarks", ()), *images.remarks])
 
 
 def _load_network(args) -> tuple[nn.Module, dict]:
     """The network, and what is known of it: `arch`, and all else that its checkpoint holds. Raises InputError."""
     name = args.base_classifier
     if is_user_code(name):
-        if args.arch is not None:
-            raise InputError("--arch belongs to a file of weights, not to FILE.py:NAME")
+        for option in ("arch", "checkpoint_key"):
+            if getattr(args, option) is not None:
+                raise InputError(f"--{option} belongs to a file of weights, not to FILE.py:NAME")
         return load_user_network(name), {"arch": name}
-    if args.arch is not None:
-        return load_torchvision(name, args.arch, args.dataset)
-    return load_checkpoint(name, args.dataset)
+    return load_checkpoint(name, args.dataset, args.arch, args.checkpoint_key)
 
 
 def weights_sha256(network: nn.Module) -> str:

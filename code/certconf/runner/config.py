@@ -36,6 +36,7 @@ class SamplingConfig:
     sigma: float
     outfile: str
     arch: str | None = None
+    checkpoint_key: str | None = None
     batch: int = 1000
     skip: int = 1
     max: int = -1

@@ -1,7 +1,7 @@
 """The arguments that the sampling programs (certify.py, predict.py, attack.py) share."""
 import argparse
 
-from certconf.inputs.catalogue import DATASETS, SPLITS
+from certconf.inputs.catalogue import DATASET_OF, DATASETS, SPLITS
 from certconf.sampling import PRECISIONS
 from certconf.sampling.law import LARGEST_INTEGER_SIGMA, NOISES, SMALLEST_SIGMA
 from certconf.sampling.streams import SEEDS
@@ -26,8 +26,10 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
     if attacks:
         parser.add_argument("log", help="of certify.py or recertify.py, with its record: what is attacked")
     parser.add_argument("outfile", help="the log; the same command resumes a run that was stopped")
-    parser.add_argument("--arch", help="torchvision:NAME if BASE_CLASSIFIER is a plain state_dict of that network of "
-                                       "torchvision (default: the checkpoint's own)")
+    parser.add_argument("--arch", help=f"the network whose weights BASE_CLASSIFIER holds: {', '.join(DATASET_OF)}, "
+                                       "torchvision:NAME or timm:NAME (default: the checkpoint's own)")
+    parser.add_argument("--checkpoint_key", metavar="KEY",
+                        help="the entry of the checkpoint with the weights (default: the one that fits)")
     parser.add_argument("--batch", type=int, default=1000,
                         help="samples of a forward pass, 1 or more (on a CPU: at most; default: %(default)s)")
     parser.add_argument("--skip", type=int, default=1,

@@ -192,6 +192,8 @@ class Run:
         """Report on stderr what the user may not expect of this run."""
         from certconf.sampling.devices import slow_choices
         config, trained = self.config, self.subject.trained_noise
+        for line in self.subject.remarks:
+            print(line, file=sys.stderr)
         for line in slow_choices(config.device, self.device, config.precision):
             print(line, file=sys.stderr)
         if trained is not None and trained != config.sigma:
