@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LARGEST_RADIUS = 100  # up to which the integers of attacked images are int16
 # of the log's run and of the attack; with what a record that lacks one means by it
 SAME = {"dataset": None, "split": None, "checkpoint_sha256": None, "sigma": None, "precision": "fp32", "noise": "float",
-        "round_images": False}
+        "round_images": False, "random_network": False}
 IF_RECORDED = ("arch", "weights_sha256", "dataset_file_sha256", "images_sha256")  # older records lack some of them
 
 
@@ -99,15 +99,21 @@ def check_same_run(config: AttackConfig, settings: dict, target: Target, indices
         raise errors.InputError(f"{config.log}: has no row of the images that --skip and --max ask for")
 
 
-def make_attack(run: Run, target: Target) -> Callable[[int], ImageResult]:
-    """The attack on the image of an index, with the network that the run has loaded."""
-    from certconf.pgd import Search  # with PyTorch, which is loaded by now
-    from certconf.sampling.noise import make_noise
+def make_sampler(run: Run) -> "Sampler":
+    """The sampler of attacked images, with the network that the run has loaded."""
+    from certconf.sampling.noise import make_noise  # with PyTorch, which is loaded by now
     from certconf.sampling.sampler import Sampler
     config, network = run.config, run.subject.network.to(run.device).requires_grad_(False)
     noise = make_noise(config.noise, config.sigma, run.device, config.round_images, reach=255 * LARGEST_RADIUS)
-    search = Search(network, target.spec.measure, noise, config.steps, config.draws, config.clip, config.batch)
-    sampler = Sampler(network, noise, run.device, config.precision, config.compile)
+    return Sampler(network, noise, run.device, config.precision, config.compile, config.random_network)
+
+
+def make_attack(run: Run, target: Target, sampler: "Sampler") -> Callable[[int], ImageResult]:
+    """The attack on the image of an index."""
+    from certconf.pgd import Search
+    config = run.config
+    search = Search(run.subject.network, target.spec.measure, sampler.noise, config.steps, config.draws, config.clip,
+                    config.batch)
     return partial(attack_image, run, target, search, sampler)
 
 
@@ -185,8 +191,9 @@ def main() -> int:
         if not run.complete(certified):
             subject = run.load()
             run.share(check_same_run, config, {**vars(config), **run.settings}, target, subject.indices)
-            attack = make_attack(run, target)
-            run.begin(certified)
+            sampler = make_sampler(run)
+            attack = make_attack(run, target, sampler)
+            run.begin(sampler, certified)
             for index, result in run.map(attack):
                 run.write(index, result)
     if not run.worker.first:

@@ -52,8 +52,9 @@ def main() -> int:
         from certconf.core import Smooth  # PyTorch, which `load` has loaded
         smooth = Smooth(subject.network, subject.num_classes, config.sigma, config.confidence_measure,
                         device=str(run.device), precision=config.precision, compile=config.compile,
-                        early_abstain=config.early_abstain, noise=config.noise, round_images=config.round_images)
-        run.begin()
+                        early_abstain=config.early_abstain, noise=config.noise, round_images=config.round_images,
+                        random_network=config.random_network)
+        run.begin(smooth.sampler)
         for index, result in run.map(lambda i: certify_image(smooth, plans, subject.images, i, config)):
             run.write(index, result)
     return run.status

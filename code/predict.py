@@ -51,8 +51,8 @@ def main() -> int:
         from certconf.core import Smooth  # PyTorch, which `load` has loaded
         smooth = Smooth(subject.network, subject.num_classes, config.sigma, device=str(run.device),
                         precision=config.precision, compile=config.compile, noise=config.noise,
-                        round_images=config.round_images)
-        run.begin()
+                        round_images=config.round_images, random_network=config.random_network)
+        run.begin(smooth.sampler)
         for index, result in run.map(lambda i: predict_image(smooth, subject.images, i, config)):
             run.write(index, result)
     return run.status

@@ -184,7 +184,7 @@ def test_an_error_in_the_data_set_keeps_its_traceback(tmp_path):
 def test_takes_every_option_that_is_not_the_smooth_s():
     known = {action.dest for action in make_parser()._actions}
     of_smooth = {"sigma", "noise", "round_images", "device", "precision", "compile", "early_abstain",
-                 "confidence_measure", "arch"}
+                 "confidence_measure", "arch", "checkpoint_key", "random_network"}
     assert known - of_smooth - {"help", "dataset", "base_classifier", "outfile", "split"} == TAKEN
     assert set(OPTIONS[::2]) == {"--N0", "--N", "--device"}  # what test_own_code's runs are given
 

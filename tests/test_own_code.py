@@ -164,7 +164,8 @@ def test_ranks_of_torchrun(tmp_path):
 # --- images of every kind ---------------------------------------------------------------------------------------------
 
 PIXELS = torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-KINDS = {"uint8": "images.image(0)", "float": "images.image(0) / 255", "double": "images.image(0).double() / 255",
+KINDS = {"NumPy": "images.image(0).permute(1, 2, 0).numpy()",
+         "uint8": "images.image(0)", "float": "images.image(0) / 255", "double": "images.image(0).double() / 255",
          "PIL": "Image.fromarray(images.image(0).permute(1, 2, 0).numpy())"}
 
 
@@ -179,10 +180,18 @@ def test_kinds_of_images_and_labels(kind, label, tmp_path):
     assert type(found) is int and found == 3
 
 
-def test_a_grey_image(tmp_path):
-    file = own_file(tmp_path, "\nfrom PIL import Image\n"
-                              "def own(split):\n    return [(Image.new('L', (5, 4), 51), 0)]\n")
+@pytest.mark.parametrize("grey", ["Image.new('L', (5, 4), 51)", "np.full((4, 5), 51, np.uint8)"])
+def test_a_grey_image(grey, tmp_path):
+    file = own_file(tmp_path, f"\nimport numpy as np\nfrom PIL import Image\nown = [({grey}, 0)]\n")
     assert torch.equal(open_images(f"{file}:own", "test")[0].load(0)[0], torch.full((1, 4, 5), 0.2))
+
+
+@pytest.mark.parametrize("key", ["image", "img"])
+def test_items_of_hugging_face(key, tmp_path):
+    """Dictionaries, whose other entries are left alone."""
+    file = own_file(tmp_path, f"\nown = [{{'{key}': Images().image(0), 'label': 3, 'id': 'x'}}]\n")
+    x, label = open_images(f"{file}:own", "test")[0].load(0)
+    assert label == 3 and torch.equal(x, PIXELS.float() / 255)
 
 
 def test_fingerprint(tmp_path):
@@ -208,7 +217,7 @@ def test_fingerprint(tmp_path):
 
 REFUSED = {
     "another type of network": ("\ndef network():\n    return lambda x: x\n", ["network", "torch.nn.Module"]),
-    "no number": ("\nnetwork = 3\n", ["no function network"]),
+    "no number": ("\nnetwork = 3\n", ["is int, not a torch.nn.Module"]),
     "not logits": ("\ndef network():\n    return torch.nn.Identity()\n", ["[1, 3, 8, 8]", "logits"]),
     "one class": ("\ndef network():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 1))\n",
                   ["[1, 1]", "two classes"]),
@@ -221,7 +230,11 @@ REFUSED = {
                               "track_running_stats=False), torch.nn.Flatten())\n", ["BatchNorm"]),
     "no data set": ("\ndef images(split):\n    return iter([])\n", ["map-style"]),
     "no image": ("\ndef images(split):\n    return []\n", ["no image"]),
-    "no pair": (overridden("def __getitem__(self, i): return {'image': 1}"), ["dict", "(image, label)"]),
+    "no pair": (overridden("def __getitem__(self, i): return {'image': 1}"), ["dict", "(image, label)", "`img`"]),
+    "a tuple of logits": ("\nclass Pair(torch.nn.Module):\n    def forward(self, x):\n        return x.flatten(1), x\n"
+                          "network = Pair()\n", ["a tuple of 2", "return self.network(x)[0]"]),
+    "float arrays": (overridden("def image(self, i): return super().image(i).permute(1, 2, 0).numpy() / 255"),
+                     ["an ndarray of float64", "a uint8 array [height, width]"]),
     "too bright": (overridden("def image(self, i): return torch.full((3, 8, 8), 1.5)"), ["outside [0, 1]"]),
     "normalised": (overridden("def image(self, i): return torch.randn(3, 8, 8)"), ["outside [0, 1]"]),
     "NaN": (overridden("def image(self, i): return torch.full((3, 8, 8), torch.nan)"), ["outside [0, 1]"]),
@@ -253,7 +266,8 @@ def test_refused(more, words, tmp_path):
 
 
 @pytest.mark.parametrize("dataset, network, word", [
-    ("{}:images", "{}:nothing", "no function nothing"), ("{}:nothing", "{}:network", "no function nothing"),
+    ("{}:images", "{}:nothing", "no function, class or object nothing"),
+    ("{}:nothing", "{}:network", "no function, class or object nothing"),
     ("{}:images", "none.py:network", "none.py: no such file"), ("none.py:images", "{}:network", "no such file"),
     ("{}", "{}:network", "unknown data set"), ("mnist", "{}:network", "choose from cifar10, imagenet, FILE.py:NAME"),
     ("{}:images", "{}", "not a checkpoint"), ("{}:images", DEMO_CHECKPOINT, "RuntimeError")])
@@ -456,3 +470,72 @@ def test_example_efficientnet(tmp_path, monkeypatch):
 def test_no_torch_is_needed_to_name_code():
     """user_code loads nothing heavy by itself."""
     assert "torch" not in (CODE / "certconf" / "inputs" / "user_code.py").read_text()
+
+
+# --- functions, classes and objects -----------------------------------------------------------------------------------
+
+NAMES = """
+class Net(torch.nn.Module):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.inner, self.scale = network(), scale
+    def forward(self, x):
+        return self.scale * self.inner(x)
+class Split(Images):
+    def __init__(self, split):
+        assert split == "test"
+class Folder(Images):
+    def __init__(self, root="here"):
+        assert root == "here"
+class Output(dict):
+    pass
+class HuggingFace(Net):
+    def forward(self, x):
+        found = Output(loss=None, logits=super().forward(x))
+        found.logits = found["logits"]
+        return found
+class Attribute(Net):
+    def forward(self, x):
+        return SimpleNamespace(logits=super().forward(x))
+from types import SimpleNamespace
+net, sequence, data = Net(), network(), Images()
+x = torch.rand(2, 3, 8, 8)
+batch = {0: torch.export.Dim("batch")}
+program = torch.export.export(network().eval(), (x,), dynamic_shapes=(batch,))
+module, traced = program.module(), torch.jit.trace(network().eval(), x)
+fixed = torch.export.export(network().eval(), (torch.rand(8, 3, 8, 8),))
+one = torch.export.export(network().eval(), (x[:1],)).module()
+"""
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    return own_file(tmp_path_factory.mktemp("names"), NAMES)
+
+
+@pytest.fixture(scope="module")
+def expected_rows(names):
+    assert run(names, names.parent / "expected", "--max", 3).returncode == 0
+    return without_time(read_rows(names.parent / "expected"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("images, network", [
+    ("Images", "Net"), ("Split", "net"), ("Folder", "sequence"), ("data", "HuggingFace"), ("data", "Attribute"),
+    ("data", "program"), ("data", "module"), ("data", "traced")])
+def test_what_a_name_stands_for(images, network, names, expected_rows, tmp_path):
+    """A function, a class or the object itself; outputs with `logits`, and programs without modes: the same rows."""
+    result = run(names, tmp_path / "log", "--max", 3, images=images, network=network)
+    assert result.returncode == 0, result.stderr
+    assert without_time(read_rows(tmp_path / "log")) == expected_rows
+
+
+@pytest.mark.parametrize("network, words", [("fixed", ["batches of 8 images only", "torch.export.Dim"]),
+                                            ("one", ["batches of 1 image only"])])
+def test_one_batch_size_only(network, words, names, tmp_path):
+    assert_refused(run(names, tmp_path / "log", images="data", network=network), *words)
+
+
+def test_torchscript_is_not_compiled(names, tmp_path):
+    result = run(names, tmp_path / "log", "--compile", images="data", network="traced")
+    assert_refused(result, "TorchScript", "leave --compile out")

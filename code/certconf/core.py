@@ -46,14 +46,15 @@ class Smooth:
     must then be an 8-bit image (multiples of 1/255), and x' any image. See noise.py for what is assumed.
 
     base_classifier     any torch module from images [B, C, H, W] with pixels in [0, 1] to logits [B, num_classes];
-                        it is copied, not changed; a row of logits must depend on its own image alone, with no
-                        randomness shared by the images of a batch, for the samples to be independent, and be the
-                        same whatever was computed before
+                        it is copied, not changed; a row of logits must depend on its own image alone, and be the
+                        same whatever was computed before, which `check` finds out
     sigma               standard deviation of the noise, in pixels of range [0, 1]
     confidence_measure  a name in MEASURES, or a tuple of them, all certified from the same samples
     device              auto (CUDA, then CPU) or a PyTorch device; precision: fp32, tf32, bf16 or fp16 (of the network
                         alone, whose certificate it then is); compile: through torch.compile
     noise               integer, or float (see noise.py); round_images: certify the nearest 8-bit image
+    random_network      the base classifier draws at random (a stochastic denoiser, say): the scores are those of its
+                        draws, too, which must be independent and each image's own for the samples to be so
     early_abstain       give an image up as soon as it is clear that it will abstain; this changes a row with
                         probability at most 1e-6, and then to an abstention, which carries no bound
     """
@@ -61,14 +62,21 @@ class Smooth:
     def __init__(self, base_classifier: nn.Module, num_classes: int, sigma: float,
                  confidence_measure: str | tuple[str, ...] = "pred_score", *, device: str = "auto",
                  precision: str = "fp32", compile: bool = False, early_abstain: bool = False, noise: str = "integer",
-                 round_images: bool = False):
+                 round_images: bool = False, random_network: bool = False):
         self.single = isinstance(confidence_measure, str)
         names = (confidence_measure,) if self.single else confidence_measure
         self.measures: tuple[Measure, ...] = tuple(MEASURES[name] for name in names)
         self.num_classes, self.sigma, self.early_abstain = num_classes, float(sigma), early_abstain
         self.float_noise, self.round_images, device = noise == "float", round_images, choose_device(device)
         self.noise = make_noise(noise, self.sigma, device, round_images)
-        self.sampler = Sampler(base_classifier, self.noise, device, precision, compile)
+        self.sampler = Sampler(base_classifier, self.noise, device, precision, compile, random_network)
+
+    def check(self, x: torch.Tensor, n: int, batch_size: int) -> list[str]:
+        """Check at noisy copies of an image x [C, H, W] that the base classifier is one fixed function of an image.
+
+        Returns lines that the user should read. Raises BadNetwork. The certificates stay the same.
+        """
+        return self.sampler.with_fitting_batch(lambda batch: self.sampler.check(x, n, batch), batch_size)
 
     def certify(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int, seed: int = 0,
                 bound: str = "clopper_pearson", weights: str = "falling", radii: tuple[float, ...] = RADII,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from certconf.sampling.checks import logits_of
 from certconf.sampling.noise import FloatNoise, IntegerNoise
 from certconf.sampling.streams import BLOCK, SEARCH, stream_seed
 from certconf.statistics.measures import Measure
@@ -75,7 +76,7 @@ class Search:
         point, total = point.detach().requires_grad_(), 0.0
         gradient = torch.zeros_like(point)
         for part in draws.split(self.batch):
-            softmax = torch.softmax(self.network(point + part), dim=1)
+            softmax = torch.softmax(logits_of(self.network(point + part), len(part)), dim=1)
             score = self.measure.transform(softmax)[:, chosen].sum()
             if score.requires_grad:  # not that of a step function
                 gradient += torch.autograd.grad(score, point)[0]

@@ -4,6 +4,7 @@ A network is Sequential(Normalize, net), so that noise is added in pixel space [
 torchvision:NAME, timm:NAME, or what the user's own FILE.py:NAME stands for, which brings its normalisation.
 """
 import re
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -11,13 +12,15 @@ import torchvision
 from torch import nn
 from torchvision.models import resnet50
 
-from certconf.errors import InputError
+from certconf.errors import BadNetwork, InputError
 from certconf.files import file_sha256
 from certconf.inputs.catalogue import DATASET_OF, INFO
 from certconf.inputs.checkpoints import read_file
 from certconf.inputs.cifar_resnet import CifarResNet
 from certconf.inputs.user_code import call, is_user_code, reported
 from certconf.inputs.weights import NO_WEIGHTS, check_state, find_weights, readings
+from certconf.sampling.checks import logits_of
+from certconf.sampling.sampler import in_eval_mode
 
 ARCHITECTURES = {
     "resnet50": lambda classes: resnet50(weights=None, num_classes=classes),
@@ -160,22 +163,54 @@ def _timm_network(path: str, content, arch: str, key: str | None) -> nn.Sequenti
 
 
 def load_user_network(name: str) -> nn.Module:
-    """The module that FILE.py:NAME returns, in eval mode and float32 on the CPU. Raises InputError."""
+    """The module that FILE.py:NAME stands for, in eval mode and float32 on the CPU. Raises InputError.
+
+    A program of torch.export, whose mode is fixed, is taken as it is.
+    """
     network = call(name)
+    if isinstance(network, torch.export.ExportedProgram):
+        network = network.module()
     if not isinstance(network, nn.Module):
-        raise InputError(f"{name}: returned {type(network).__name__}, not a torch.nn.Module")
+        raise InputError(f"{name}: is {type(network).__name__}, not a torch.nn.Module")
     with reported(name):
-        return network.to("cpu", torch.float32).eval()
+        network = network.to("cpu", torch.float32)
+        in_eval_mode(network)
+        return network
 
 
 def count_classes(name: str, network: nn.Module, x: torch.Tensor) -> int:
-    """The number of logits that a network (called `name`) gives an image x [C, H, W]. Raises InputError if none."""
+    """The number of logits that a network (called `name`) gives an image x [C, H, W].
+
+    Raises InputError if it gives none, or if it takes batches of one size only.
+    """
     with reported(name), torch.no_grad():
-        logits = network(x[None])
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
-        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise InputError(f"{name}: gives {shape} for one image, not logits [1, classes] of two classes or more")
+        try:
+            output = network(x[None])
+            network(x.expand(3, -1, -1, -1))
+        except Exception:
+            if size := _only_size(network, x):
+                raise InputError(f"{name}: takes batches of {size} image{'s' * (size > 1)} only: export it with a "
+                                 "dynamic batch (torch.export.Dim), or trace it without fixed shapes") from None
+            raise
+    try:
+        logits = logits_of(output, 1)
+    except BadNetwork as error:
+        raise InputError(f"{name}: {error}") from None
+    if logits.shape[1] < 2:
+        raise InputError(f"{name}: gives {list(logits.shape)} for one image, not logits of two classes or more")
     return logits.shape[1]
+
+
+def _only_size(network: nn.Module, x: torch.Tensor) -> int | None:
+    """The one size of batches that a network takes, of some usual ones; None if it takes none or several."""
+    fitting = []
+    for size in (1, 2, 3, 4, 8, 16, 32, 64, 128, 256):
+        with suppress(Exception):
+            network(x.expand(size, -1, -1, -1))
+            fitting.append(size)
+        if len(fitting) > 1:
+            return None
+    return fitting[0] if fitting else None
 
 
 def _block(key: str) -> str | None:

@@ -3,12 +3,12 @@
 cifar10   torchvision's CIFAR10 in ./dataset_cache, downloaded at first use. The 500 test images with indices
           0, 20, 40, ... come with the repository and serve any request for these alone.
 imagenet  an ImageFolder under $IMAGENET_DIR with train/ and val/ (resize 256, centre crop 224).
-FILE.py:NAME  a function from a split to a map-style data set of (image, label), in a file of the user's own.
+FILE.py:NAME  a map-style data set of the user's own, or a function or class that makes one from a split.
 """
 import hashlib
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,11 @@ from certconf.inputs.catalogue import INFO, requested_indices
 from certconf.inputs.user_code import call, is_user_code, reported
 
 CACHE = "./dataset_cache"
+IMAGENET_SIZES = {"train": 1_281_167, "val": 50_000}  # of ILSVRC 2012
 BUNDLED = Path(__file__).parent / "data" / "cifar10_test_every_20th.npz"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IMAGE_KEYS = ("image", "img")  # of an item that is a dictionary
+MOST_CHANNELS = 4  # of an array whose last axis they are
 FINGERPRINTED = 32  # images that the fingerprint of a data set covers if its labels are known without loading all
 
 
@@ -60,9 +63,12 @@ def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[I
             return ImageSet(size, lambda i: bundled[i], classes=CIFAR10_CLASSES), indices
         pixels, labels = cifar10_tensors(train=split == "train")
         return ImageSet(size, lambda i: (pixels[i].float() / 255, int(labels[i])), classes=CIFAR10_CLASSES), indices
-    folder = imagenet_folder("train" if split == "train" else "val", imagenet_test_transform())
+    part = "train" if split == "train" else "val"
+    folder = imagenet_folder(part, imagenet_test_transform())
+    remarks = () if len(folder) == IMAGENET_SIZES[part] else (
+        f"IMAGENET_DIR: {len(folder)} images in {part}/, of the {IMAGENET_SIZES[part]} that ImageNet has there",)
     images = ImageSet(len(folder), lambda i: _load(folder, i),
-                      classes=tuple(models.ResNet50_Weights.DEFAULT.meta["categories"]))
+                      classes=tuple(models.ResNet50_Weights.DEFAULT.meta["categories"]), remarks=remarks)
     return images, requested_indices(images.size, skip, stop)
 
 
@@ -90,8 +96,12 @@ def image_set(data, name: str) -> ImageSet:
     def item(index: int) -> tuple[torch.Tensor, int]:
         with reported(name):
             found = data[index]
+        if isinstance(found, Mapping):  # Hugging Face
+            image = next((found[key] for key in IMAGE_KEYS if key in found), None)
+            found = (image, found["label"]) if image is not None and "label" in found else found
         if not isinstance(found, tuple | list) or len(found) != 2:
-            raise InputError(f"{name}: item {index} is {type(found).__name__}, not a pair (image, label)")
+            raise InputError(f"{name}: item {index} is {type(found).__name__}, not a pair (image, label) nor a "
+                             "dictionary with `image` (or `img`) and `label`")
         return _pixels(f"{name}: image {index}", found[0]), _label(f"{name}: label {index}", found[1])
 
     def load(index: int) -> tuple[torch.Tensor, int]:
@@ -124,11 +134,17 @@ def _pixels(where: str, image) -> torch.Tensor:
     """An image of the user's data set as float32 [C, H, W] in [0, 1]. Raises InputError."""
     if isinstance(image, Image.Image) and image.mode in ("L", "RGB"):
         image = to_tensor(image)
+    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and (
+            image.ndim == 2 or image.ndim == 3 and image.shape[2] <= MOST_CHANNELS):
+        image = to_tensor(np.ascontiguousarray(image))
     elif isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
         image = image.float() / 255
     if not isinstance(image, torch.Tensor) or not image.is_floating_point():
         kind = image.dtype if isinstance(image, torch.Tensor) else getattr(image, "mode", type(image).__name__)
-        raise InputError(f"{where} is {kind}, not a float tensor, a uint8 tensor or a PIL image of mode L or RGB")
+        if isinstance(image, np.ndarray):
+            kind = f"an ndarray of {image.dtype}, {list(image.shape)}"
+        raise InputError(f"{where} is {kind}, not a float tensor, a uint8 tensor, a uint8 array [height, width] or "
+                         "[height, width, channels] of NumPy, or a PIL image of mode L or RGB")
     x = image.detach().to("cpu", torch.float32).contiguous()
     if x.ndim != 3 or not x.numel():
         raise InputError(f"{where} is {list(x.shape)}, not [channels, height, width]")
@@ -172,12 +188,13 @@ def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
     """$IMAGENET_DIR/`part` as an ImageFolder. Raises InputError if it is missing or lacks ImageNet's 1,000 classes.
 
     A class folder may be empty, as in a subset of the images: the labels are the places of all folders in their order.
+    Hidden files (`._x.JPEG`, which macOS leaves behind) are no images.
     """
     root = os.environ.get("IMAGENET_DIR")
     if not root:
         raise InputError("set IMAGENET_DIR to ImageNet's folder (with train/ and val/ in it)")
     try:
-        folder = datasets.ImageFolder(os.path.join(root, part), transform, allow_empty=True)
+        folder = datasets.ImageFolder(os.path.join(root, part), transform, is_valid_file=_is_image, allow_empty=True)
     except OSError as error:
         raise InputError(f"IMAGENET_DIR: {error}") from None
     if len(folder.classes) != (expected := INFO["imagenet"].num_classes):
@@ -186,6 +203,11 @@ def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
     if not folder.samples:
         raise InputError(f"IMAGENET_DIR: no image in {part}/")
     return folder
+
+
+def _is_image(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and name.lower().endswith(datasets.folder.IMG_EXTENSIONS)
 
 
 def imagenet_test_transform() -> Callable:

@@ -1,9 +1,10 @@
-"""Code of the user's own: FILE.py:NAME names a function in a Python file.
+"""Code of the user's own: FILE.py:NAME names a function, a class or an object in a Python file.
 
 The file is run, and only because the user typed its name; checkpoints stay data (see architectures.py). Its imports
 look in its own folder first, as if Python had been started with it, then among the installed packages.
 """
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from types import ModuleType
 
 from certconf.errors import InputError
 
+OF_OBJECTS = ("forward", "module", "__getitem__")  # of a module, an exported program, a data set, which may be callable
 REFERENCE = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 
 
@@ -29,15 +31,24 @@ def file_of(text: str) -> str:
 
 
 def call(text: str, *args):
-    """What the function FILE.py:NAME returns. Raises InputError if there is none, or if it raises an exception."""
+    """What FILE.py:NAME stands for: what a function or class NAME returns for the args, or else the object itself.
+
+    A class gets the args only if it needs one, or names one `split`. Raises InputError if there is no NAME, or for an
+    exception.
+    """
     path, name = REFERENCE.fullmatch(text).groups()
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
     with reported(text):
-        function = getattr(_module(os.path.realpath(path)), name, None)
-        if not callable(function):
-            raise InputError(f"{path}: no function {name} in it")
-        return function(*args)
+        found = getattr(_module(os.path.realpath(path)), name, None)
+        if found is None:
+            raise InputError(f"{path}: no function, class or object {name} in it")
+        if inspect.isclass(found):
+            asks = any(each.name == "split" or each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+                       for each in inspect.signature(found).parameters.values())
+            return found(*args) if asks else found()
+        is_object = any(hasattr(found, name) for name in OF_OBJECTS)
+        return found(*args) if callable(found) and not is_object else found
 
 
 @contextmanager

@@ -74,6 +74,7 @@ def certify_dataset(smooth: "Smooth", dataset: "Dataset", outfile: str, **option
     config = CertifyConfig(dataset=class_name(dataset), base_classifier=class_name(network), split=None,
                            sigma=smooth.sigma, outfile=str(outfile), noise="float" if smooth.float_noise else "integer",
                            round_images=smooth.round_images, precision=sampler.precision, compile=sampler.compile,
+                           random_network=sampler.random,
                            device=str(sampler.device), early_abstain=smooth.early_abstain,
                            confidence_measure=[measure.name for measure in smooth.measures], **options)
     plans = config.plans()
@@ -85,7 +86,7 @@ def certify_dataset(smooth: "Smooth", dataset: "Dataset", outfile: str, **option
     with Run(config) as run:
         open_logs(run, plans)
         run.load(subject)
-        run.begin()
+        run.begin(smooth.sampler)
         for index, result in run.map(lambda i: certify_image(smooth, plans, images, i, config)):
             run.write(index, result)
     return len(run.without_row)

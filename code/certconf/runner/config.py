@@ -49,6 +49,7 @@ class SamplingConfig:
     device: str = "auto"
     precision: str = "fp32"
     compile: bool = False
+    random_network: bool = False
     overwrite: bool = False
 
     def __post_init__(self):

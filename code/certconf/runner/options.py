@@ -16,10 +16,11 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
 
     attacks: the program reads a LOG, whose classes are chosen already.
     """
-    parser.add_argument("dataset", help=f"{', '.join(DATASETS)}, or FILE.py:NAME, a function in your own file "
-                                        "that returns the data set of a split (see docs/own_network.md)")
-    parser.add_argument("base_classifier", help="checkpoint of a network (see train.py), or FILE.py:NAME, a function "
-                                                "that returns a torch module from pixels in [0, 1] to logits")
+    parser.add_argument("dataset", help=f"{', '.join(DATASETS)}, or FILE.py:NAME, a data set in your own file, or "
+                                        "a function that returns that of a split (see docs/own_network.md)")
+    parser.add_argument("base_classifier", help="checkpoint of a network (see docs/own_network.md), or FILE.py:NAME, "
+                                                "a torch module from pixels in [0, 1] to logits, or a function that "
+                                                "returns one")
     parser.add_argument("sigma", type=float,
                         help=f"standard deviation of the noise, pixels in [0, 1]; {SMALLEST_SIGMA} to "
                              f"{LARGEST_INTEGER_SIGMA:g} (no upper limit with --noise float)")
@@ -57,6 +58,9 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
                         help="of the network; the certificate is that of the network at this precision "
                              "(default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.add_argument("--random_network", action="store_true",
+                        help="the network draws at random on purpose, for each image its own numbers, independent of "
+                             "all others: do not check that it gives the same logits again")
     parser.add_argument("--overwrite", action="store_true", help="start over; the old log is kept as OUTFILE.bak")
 
 

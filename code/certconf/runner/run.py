@@ -22,6 +22,7 @@ from certconf.runner.worker import Worker
 
 if TYPE_CHECKING:
     from certconf.inputs.subject import Subject
+    from certconf.sampling.sampler import Sampler
 
 STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
 
@@ -40,7 +41,7 @@ class Run:
     open      each log: refused if it has other settings
     complete  whether nothing is left to do, as far as that is known without the network
     load      the network and the images; `settings` are then those of the whole run
-    begin     compares the logs with these, and writes their records
+    begin     compares the logs with these, checks the network, and writes the logs' records
     map       yields the result of each image without a row, on rank 0 alone, which gives it to write
 
     without_row: the indices of the images that got no row, since a score was not finite.
@@ -123,15 +124,21 @@ class Run:
         self.settings = {"device_type": self.device.type, "delta": noise.delta(x.numel()), **self.subject.settings}
         return self.subject
 
-    def begin(self, only: Set[int] | None = None) -> None:
-        """Compare logs and ranks with what was loaded, and write the logs' records; only: indices to run, or all."""
+    def begin(self, sampler: "Sampler", only: Set[int] | None = None) -> None:
+        """Compare logs and ranks with what was loaded, check the network, and write the logs' records.
+
+        only: indices to run, or all. Raises InputError, BadNetwork.
+        """
         if self.worker.first:
             for log in self.logs:
                 log.check_settings({name: value for name, value in {**log.settings, **self.settings}.items()
                                     if name in SETTINGS})
             self.pending = self._missing(self.subject.indices, only)
             if self.pending:
-                self._warn()
+                x, _ = self.subject.images.load(self.pending[0])
+                found = sampler.with_fitting_batch(lambda batch: sampler.check(x, self.config.N, batch),
+                                                   self.config.batch)
+                self._warn([*self.subject.remarks, *found])
                 for log in self.logs:
                     log.begin(self._start())
             else:
@@ -188,11 +195,11 @@ class Run:
         name = torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine()
         return start_of_run(self.config, processes=self.worker.size, device_name=name)
 
-    def _warn(self) -> None:
-        """Report on stderr what the user may not expect of this run."""
+    def _warn(self, found: Sequence[str]) -> None:
+        """Report on stderr what the user may not expect of this run; found: lines about its network and images."""
         from certconf.sampling.devices import slow_choices
         config, trained = self.config, self.subject.trained_noise
-        for line in self.subject.remarks:
+        for line in found:
             print(line, file=sys.stderr)
         for line in slow_choices(config.device, self.device, config.precision):
             print(line, file=sys.stderr)

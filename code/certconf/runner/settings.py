@@ -27,21 +27,22 @@ SETTINGS = {
     "log_sha256": "LOG", "steps": "--steps", "draws": "--draws", "clip": "--clip",
     "save_scores": "--save_scores", "no_abstain": "--no_abstain", "score": "--score", "scores_sha256": "SCORES",
     "noise": "--noise", "round_images": "--round_images", "delta": "--noise or the images' size",
+    "random_network": "--random_network",
     "post_hoc": "--bound, --levels or --alpha",
 }
+# left out of a record at this value: the network's file says arch, objects of Python have no split, and older records
+# know no random networks
+LEFT_OUT = {"arch": None, "split": None, "random_network": False}
 # Rows depend on these by rounding at most, or not at all (early_abstain: one more abstention, with probability 1e-6): a
 # change is reported on stderr.
 CIRCUMSTANCES = ("batch", "compile", "early_abstain", "processes", "device_name", "version", "libraries")
 
 
 def settings_of(config, **known) -> dict:
-    """The settings of a run: each that is in `known`, or else has an attribute of its name in `config`.
-
-    Not arch and split if they are None: the network's file says the first, and objects of Python have no second.
-    """
+    """The settings of a run: each that is in `known`, or else has an attribute of its name in `config`."""
     values = {**vars(config), **known}
     return {name: values[name] for name in SETTINGS
-            if name in values and not (name in ("arch", "split") and values[name] is None)}
+            if name in values and not (name in LEFT_OUT and values[name] == LEFT_OUT[name])}
 
 
 def start_of_run(config, **known) -> dict:

@@ -17,8 +17,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from certconf.errors import BadNetwork
 from certconf.sampling import PRECISIONS
+from certconf.sampling.checks import check_compiled, check_network, logits_of
 from certconf.sampling.noise import FloatNoise, IntegerNoise
 from certconf.sampling.streams import BLOCK, stream_seed
+
+CHECK_SEED = 0  # of the noise that a network is checked with; those of samples have their top bit set
 
 
 def torch_type(precision: str) -> torch.dtype:
@@ -43,47 +46,71 @@ class Sampler:
 
     The caller's module is copied, never changed, and the copy, base_classifier, is kept as it is. A copy of that runs
     in eval mode and channels_last, with BatchNorm folded into the convolutions if torch.fx can trace it, in the given
-    precision, compiled if asked for. A sample must be one fixed function of its noisy image: the passes of an
-    estimation have one size, and no module state changes meanwhile.
+    precision, compiled if asked for. A sample must be one fixed function of its noisy image (random: or a random one,
+    with draws of its own), which `check` finds out.
     """
 
     def __init__(self, base_classifier: nn.Module, noise: IntegerNoise | FloatNoise, device: torch.device,
-                 precision: str, compile: bool):
-        self.noise, self.device, self.precision, self.compile = noise, device, precision, compile
+                 precision: str, compile: bool, random: bool = False):
+        self.noise, self.device, self.precision, self.compile, self.random = noise, device, precision, compile, random
         self.dtype, self.tf32 = torch_type(precision), precision == "tf32"
-        self.base_classifier = copy.deepcopy(base_classifier).eval()
-        if any(module.training or isinstance(module, _BatchNorm) and module.running_mean is None
-               for module in self.base_classifier.modules()):
+        self.base_classifier = copy.deepcopy(base_classifier)
+        if in_eval_mode(self.base_classifier) and any(
+                module.training or isinstance(module, _BatchNorm) and module.running_mean is None
+                for module in self.base_classifier.modules()):
             raise BadNetwork("a module in training mode, or a BatchNorm without running statistics: the samples of one "
                              "pass would not be independent")
+        if compile and isinstance(base_classifier, torch.jit.ScriptModule):
+            raise BadNetwork("a TorchScript module, which torch.compile does not take: leave --compile out")
         self._network = self._run = None  # built at the first image, on which the folding is checked
         self._fitting_batch = sys.maxsize
+
+    def check(self, x: torch.Tensor, count: int, batch: int) -> list[str]:
+        """Check the network that runs at noisy copies of an image x [C, H, W], of a seed that no sample has.
+
+        count, batch: of `softmax`, whose passes have the same size. Returns lines that the user should read. Raises
+        BadNetwork. No sample changes: the states of PyTorch's generators are those of before.
+        """
+        self._build(x)
+        noisy = next(self._noisy_batches(x, forward_size(self.device.type, *x.shape[1:], batch, count), CHECK_SEED))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            lines = check_network(lambda images: self._logits(self._run, images), noisy, self.precision, self.random)
+            if self.compile and not self.random:  # whose draws are others once it is compiled
+                compiled = self._logits(self._run, noisy).clone()
+                lines += check_compiled(compiled, self._logits(self._network, noisy), self.precision)
+        return lines
+
+    def _build(self, x: torch.Tensor) -> None:
+        """Build the network that runs, once, with an image to try the folding on."""
+        if self._network is None:
+            self._network = self._prepare(x.to(self.device, torch.float32))
+            self._run = self._compiled()
 
     def softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]) -> Iterator[torch.Tensor]:
         """Yield float32 softmax tensors [b, classes] of `count` noisy copies of x [C, H, W], in stream order.
 
         key: (seed, index, stage). A yielded tensor is valid until the next one.
         """
-        x = x.to(self.device, torch.float32)
         size = forward_size(self.device.type, *x.shape[1:], batch, count)
-        if self._network is None:
-            self._network = self._prepare(x)
-            self._run = self._compiled()
+        self._build(x)
         batches = self._noisy_batches(x, size, stream_seed(*key))
         for done in range(0, count, size):  # the last pass is a full one too: one shape, no recompilation
             yield self._forward(next(batches))[:count - done]
 
     @torch.inference_mode()
     def _forward(self, noisy: torch.Tensor) -> torch.Tensor:
-        """Softmax in float32. Only here is noise cast to a lower precision: the cast belongs to the base classifier."""
+        """Softmax in float32."""
+        return torch.softmax(self._logits(self._run, noisy).float(), dim=1)
+
+    @torch.inference_mode()
+    def _logits(self, network: Callable, noisy: torch.Tensor) -> torch.Tensor:
+        """Logits. Only here is noise cast to a lower precision: the cast belongs to the base classifier."""
         with tf32(self.tf32), _freezing() if self.compile else nullcontext():
-            logits = self._run(noisy.to(self.dtype))
-            if logits.ndim != 2 or len(logits) != len(noisy):
-                raise BadNetwork(f"the base classifier gave {list(logits.shape)} for {len(noisy)} images: one row each")
-            return torch.softmax(logits.float(), dim=1)
+            return logits_of(network(noisy.to(self.dtype)), len(noisy))
 
     def _noisy_batches(self, x: torch.Tensor, size: int, seed: int) -> Iterator[torch.Tensor]:
         """Noisy copies of x without end, float32 [size, C, H, W] in channels_last, in one reused buffer."""
+        x = x.to(self.device, torch.float32)
         generator = torch.Generator(self.device).manual_seed(seed)
         start = self.noise.start(x.permute(1, 2, 0).contiguous())
         buffer = torch.empty(max(size, BLOCK), *start.shape, dtype=torch.float32, device=self.device)
@@ -127,6 +154,15 @@ class Sampler:
             print(f"out of GPU memory: trying a batch of {batch}", file=sys.stderr)
 
 
+def in_eval_mode(network: nn.Module) -> bool:
+    """Put a network into eval mode; False if it has none, as programs of torch.export, whose mode is fixed."""
+    try:
+        network.eval()
+    except NotImplementedError:
+        return False
+    return True
+
+
 def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
     """`network` with BatchNorm folded into its convolutions, or as it is if torch.fx cannot trace it.
 
@@ -153,8 +189,9 @@ def _fold_batchnorm(network: nn.Module, x: torch.Tensor) -> nn.Module:
     probe = x + 0.1 * torch.randn(4, *x.shape, dtype=x.dtype, device=x.device,
                                   generator=torch.Generator(x.device).manual_seed(0))
     try:
-        return folded if torch.allclose(folded(probe), network(probe), rtol=1e-3, atol=1e-3) else network
-    except Exception:  # a module whose code reads what a BatchNorm holds, or whose output is no tensor
+        one, other = (logits_of(each(probe), len(probe)) for each in (folded, network))
+        return folded if torch.allclose(one, other, rtol=1e-3, atol=1e-3) else network
+    except Exception:  # a module whose code reads what a BatchNorm holds, or whose output is no logits
         return network
 
 
