@@ -122,11 +122,27 @@ class CertifyConfig(SamplingConfig):
             raise InputError(f"OUTFILE must contain {PLACE} if there are several measures")
 
     def plans(self) -> list[Plan]:
-        """The plan of each measure's certificates. Raises InputError."""
+        """The plan of each measure's certificates. Raises InputError, also if every image would abstain."""
         scores = self.settle or [None] * len(self.confidence_measure)
-        return [check_plan(CertificateSpec(MEASURES[name], self.N, self.alpha, self.sigma, self.bound, self.radii,
-                                           self.weights, self.weights if self.save_scores else None), score)
-                for name, score in zip(self.confidence_measure, scores, strict=True)]
+        plans = [check_plan(CertificateSpec(MEASURES[name], self.N, self.alpha, self.sigma, self.bound, self.radii,
+                                            self.weights, self.weights if self.save_scores else None), score)
+                 for name, score in zip(self.confidence_measure, scores, strict=True)]
+        if hopeless := [plan for plan in plans if not plan.can_certify()]:
+            names = ", ".join(plan.spec.measure.name for plan in hopeless)
+            raise InputError(f"--N {self.N} certifies nothing: at alpha {self.alpha:g} every image abstains ({names}), "
+                             f"whatever its scores; --N {max(plan.least_n() for plan in hopeless)} is the least")
+        return plans
+
+    def beyond_ceiling(self, plans: list[Plan]) -> list[str]:
+        """A line if radii are so large that no bound there can say anything."""
+        ceiling = max(plan.ceiling() for plan in plans)
+        beyond = [radius for radius in self.radii if radius > ceiling]
+        if not beyond:
+            return []
+        scores = ", ".join(sorted({f"{plan.spec.measure.cutoff if plan.settle is None else plan.settle:g}"
+                                   for plan in plans}))
+        return [f"radii from {beyond[0]:g} on are beyond the ceiling {ceiling:.2f} of this N, alpha and sigma: no "
+                f"bound there exceeds {scores}, whatever the scores"]
 
     def log_path(self, measure: str) -> str:
         """The log of a measure."""

@@ -45,12 +45,14 @@ class Run:
     map       yields the result of each image without a row, on rank 0 alone, which gives it to write
 
     without_row: the indices of the images that got no row, since a score was not finite.
+    remarks: lines for stderr, once nothing is left that could be refused.
     """
 
     def __init__(self, config: SamplingConfig | None = None):
         self.config, self.worker = config, Worker.from_environment()
         self.logs: list[ResumableLog] = []
         self.without_row: list[int] = []
+        self.remarks: list[str] = []
         self._samples: list[int] = []
 
     def __enter__(self) -> "Run":
@@ -138,7 +140,7 @@ class Run:
                 x, _ = self.subject.images.load(self.pending[0])
                 found = sampler.with_fitting_batch(lambda batch: sampler.check(x, self.config.N, batch),
                                                    self.config.batch)
-                self._warn([*self.subject.remarks, *found])
+                self._warn([*self.remarks, *self.subject.remarks, *found])
                 for log in self.logs:
                     log.begin(self._start())
             else:

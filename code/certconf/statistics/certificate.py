@@ -95,6 +95,11 @@ class CertificateSpec:
         mean_lower -= self.measure.range * self.delta
         return Certificate(self, chosen, mean, mean_lower, np.asarray(thresholds, dtype=np.float64))
 
+    def best(self) -> "Certificate":
+        """The certificate of n scores that are all the highest possible one: no other's bounds are higher."""
+        highest = self.measure.score_max
+        return self.certificate(0, highest, np.full(len(self.band.ranks), highest))
+
     def abstention(self, chosen: int, mean: float) -> "Certificate":
         """A certificate that claims nothing, for an image given up after some of its samples with this mean."""
         return Certificate(self, chosen, mean, self.measure.score_min, None)

@@ -15,6 +15,7 @@ So giving up needs no error budget: a radius given up too early costs a certific
 settled is the bound from the CDF; the columns `exp` of a staged log are not those of the paper's baseline at its best.
 """
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -128,6 +129,28 @@ class Plan:
         """
         self.looks[-1].spec.prepare()
         return self
+
+    def can_certify(self) -> bool:
+        """Whether an image can be certified at all: not if it abstains even with all scores the highest.
+
+        The last look decides: it has the most samples, and the largest part of alpha.
+        """
+        return self.looks[-1].spec.best().prediction != ABSTAIN
+
+    def least_n(self) -> int:
+        """The least n with which a plan like this one can certify an image; its schedule is the default one."""
+        def enough(n: int) -> bool:
+            return Plan(replace(self.spec, n=n, eta=None), self.settle).can_certify()
+
+        high = 1
+        while not enough(high):
+            high *= 2
+        return bisect_left(range(high), True, lo=high // 2, key=enough)
+
+    def ceiling(self) -> float:
+        """The radius beyond which no bound can exceed the score to be settled, or else the measure's cutoff."""
+        score = self.spec.measure.cutoff if self.settle is None else self.settle
+        return self.looks[-1].spec.best().radius(score)
 
     def schedule_at(self, alpha: float) -> tuple[tuple[int, float], ...]:
         """The same looks for another alpha > 0, which they share as they do this one."""
