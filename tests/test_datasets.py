@@ -196,6 +196,24 @@ def test_a_class_without_images_keeps_its_label(imagenet):
     assert list(indices) == [0] and images.load(0)[1] == 1
 
 
+@pytest.mark.parametrize("name", ["._a.png", ".DS_Store", ".a.JPEG"])
+def test_hidden_files_are_no_images(name, imagenet):
+    """What macOS leaves beside each image: the indices of the others stay."""
+    for folder in (imagenet / "val").iterdir():
+        (folder / name).write_bytes(b"\0\5\26\7")
+    images, indices = open_images("imagenet", "test")
+    assert list(indices) == [0, 1] and [images.load(i)[1] for i in indices] == [0, 1]
+
+
+@pytest.mark.parametrize("split, part, whole", [("test", "val", 50_000), ("train", "train", 1_281_167)])
+def test_the_number_of_images_is_checked(split, part, whole, imagenet, monkeypatch):
+    """One line if it is not ImageNet's."""
+    remark, = open_images("imagenet", split)[0].remarks
+    assert f"2 images in {part}/" in remark and str(whole) in remark
+    monkeypatch.setitem(datasets.IMAGENET_SIZES, part, 2)
+    assert open_images("imagenet", split)[0].remarks == ()
+
+
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 def crops(image, padding):

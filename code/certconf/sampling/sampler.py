@@ -71,9 +71,10 @@ class Sampler:
         count, batch: of `softmax`, whose passes have the same size. Returns lines that the user should read. Raises
         BadNetwork. No sample changes: the states of PyTorch's generators are those of before.
         """
-        self._build(x)
-        noisy = next(self._noisy_batches(x, forward_size(self.device.type, *x.shape[1:], batch, count), CHECK_SEED))
+        size = forward_size(self.device.type, *x.shape[1:], batch, count)
+        noisy = next(self._noisy_batches(x, size, CHECK_SEED))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            self._build(x)
             lines = check_network(lambda images: self._logits(self._run, images), noisy, self.precision, self.random)
             if self.compile and not self.random:  # whose draws are others once it is compiled
                 compiled = self._logits(self._run, noisy).clone()
