@@ -169,7 +169,7 @@ def test_damaged_image(tmp_path, monkeypatch):
     fill_class_folders(tmp_path / "val")
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
     flat = torch.nn.Sequential(torch.nn.AvgPool2d(112), torch.nn.Flatten(), torch.nn.Linear(12, 1000))
-    result = certify("imagenet", DEMO_CHECKPOINT, 0.25, tmp_path / "log", "--N", 10, "--N0", 2, "--device", "cpu",
+    result = certify("imagenet", DEMO_CHECKPOINT, 0.25, tmp_path / "log", "--N", 12, "--N0", 2, "--device", "cpu",
                      network=flat)
     assert result.returncode == 2
     assert [line for line in result.stderr.splitlines() if line.startswith("error: ") and "a.png" in line]

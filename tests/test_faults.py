@@ -47,9 +47,10 @@ def whole(tmp_path_factory, checkpoint):
 
 
 def told(stderr: str) -> list[str]:
-    """What a run said on stderr beside its progress bar."""
+    """What a run said on stderr beside its progress bar, and that radii are beyond the ceiling of so small an N."""
     lines = stderr.replace("\r", "\n").splitlines()
-    return [line for line in lines if line.strip() and "image/s" not in line and "s/image" not in line]
+    return [line for line in lines
+            if line.strip() and not any(word in line for word in ("image/s", "s/image", "beyond the ceiling"))]
 
 
 def assert_complete(path, at_least: int = 0) -> None:

@@ -33,32 +33,40 @@ def logits_of(output, count: int) -> torch.Tensor:
     return found
 
 
-def check_network(run: Callable[[torch.Tensor], torch.Tensor], noisy: torch.Tensor, precision: str,
-                  random: bool) -> list[str]:
-    """Raise BadNetwork unless `run`, from images to logits, gives each of the images [B, C, H, W] the same row again.
+def changes(run: Callable[[torch.Tensor], torch.Tensor], noisy: torch.Tensor, random: bool) -> tuple[float, float]:
+    """How much `run`, from images to logits, changes the rows of the same images [B, C, H, W].
 
-    Again means: at a second call, and in another place among other companions, whose pixels are all at least 0.5 away.
-    random: the network may draw at random, for each image alone; then only the companions are changed, under the same
-    state of PyTorch's generators. Returns a line if that cannot be done, since its draws come from elsewhere.
+    First at a second call, then in another place among other companions, whose pixels are all at least 0.5 away: as a
+    share of the largest logit, each less the mean of its row. random: the places stay, and all calls begin at one state
+    of PyTorch's generators, so that each place has the same draws.
     """
     first, again = (_seeded(run, noisy, seed=0 if random else call) for call in range(2))
-    change = _change(first, again)
-    if random and change > ROUNDING[precision]:
-        return ["its random draws do not come from PyTorch's generators alone: whether a row of logits depends on the "
-                "other images of its batch was not checked"]
-    if change > ROUNDING[precision]:
-        raise BadNetwork(f"its logits for the same images change between calls, by {change:.2g} of the largest: a "
-                         "certificate is about one fixed function of an image; if it is random on purpose, with draws "
-                         "that are each image's own, --random_network says so")
     kept = (len(noisy) + 1) // 2
     mixed = noisy.clone()
     mixed[:kept] = noisy[:kept] if random else noisy[:kept].flip(0)
     mixed[kept:] = (noisy[kept:] < 0.5).float()
     rows = _seeded(run, mixed, seed=0)[:kept]
-    change = _change(first[:kept], rows if random else rows.flip(0))
-    if change > ROUNDING[precision]:
-        raise BadNetwork(f"its logits for an image change with its companions in the batch, by {change:.2g} of the "
-                         "largest: the samples would not be independent")
+    return _change(first, again), _change(first[:kept], rows if random else rows.flip(0))
+
+
+def check_network(run: Callable[[torch.Tensor], torch.Tensor], noisy: torch.Tensor, precision: str,
+                  random: bool) -> list[str]:
+    """Raise BadNetwork if a network changes its rows by more than rounding; arguments: see `changes`.
+
+    random: it may draw at random, for each image alone. Returns a line if its draws do not come from PyTorch's
+    generators alone, so that companions and draws cannot be told apart.
+    """
+    between_calls, with_companions = changes(run, noisy, random)
+    if random and between_calls > ROUNDING[precision]:
+        return ["its random draws do not come from PyTorch's generators alone: whether a row of logits depends on the "
+                "other images of its batch was not checked"]
+    if between_calls > ROUNDING[precision]:
+        raise BadNetwork(f"its logits for the same images change between calls, by {between_calls:.2g} of the largest: "
+                         "a certificate is about one fixed function of an image; if it is random on purpose, with "
+                         "draws that are each image's own, --random_network says so")
+    if with_companions > ROUNDING[precision]:
+        raise BadNetwork(f"its logits for an image change with its companions in the batch, by {with_companions:.2g} "
+                         "of the largest: the samples would not be independent")
     return []
 
 
