@@ -29,17 +29,22 @@ SIGMA, PASS = 0.25, 64
 
 def largest_change(sampler: Sampler, images: list[torch.Tensor]) -> float:
     """Over both checks and all images."""
-    sampler.check(images[0], PASS, PASS)  # builds what runs
+    sampler._build(images[0])
     batches = [next(sampler._noisy_batches(x, PASS, CHECK_SEED)).clone() for x in images]
     return max(change for noisy in batches
                for change in changes(lambda batch: sampler._logits(sampler._run, batch), noisy, random=False))
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: %(default)s)")
-    parser.add_argument("--precisions", nargs="+", choices=ROUNDING, default=["fp32", "bf16"])
-    args = parser.parse_args()
+    parser.add_argument("--precisions", nargs="+", choices=ROUNDING, default=["fp32", "bf16"],
+                        help="(default: fp32 bf16)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
     device, (images, _) = choose_device(args.device), open_images("cifar10", "test", 20)
     chosen = [images.load(index)[0] for index in range(0, 100, 20)]
     for name in CHECKPOINTS:

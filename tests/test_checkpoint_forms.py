@@ -138,7 +138,8 @@ def test_several_fit(tmp_path):
     assert "'state_dict', 'state_dict_ema'" in message and "--checkpoint_key" in message
     assert_same(load(tmp_path, content, key="state_dict")[0])
     assert_same(load(tmp_path, content, key="state_dict_ema")[0], other)
-    assert "no weights under 'epoch'" in refusal(tmp_path, content, key="epoch")
+    assert "no weights under 'epoch' in it, but under 'state_dict', 'state_dict_ema'" in refusal(
+        tmp_path, content, key="epoch")
     network, remarks = load(tmp_path, {"state_dict": STATE, "trained_state_dict": other.state_dict()})
     assert_same(network)
     assert not remarks
@@ -298,7 +299,8 @@ def test_timm(name, tmp_path):
 
 
 def test_timm_refusals(resnet18, tmp_path, monkeypatch):
-    for arch, word in (("timm:none", "no network of this name"), ("timm:resnet34", "does not fit")):
+    for arch, word in (("timm:none", "no network of this name"), ("timm:resnet34", "does not fit"),
+                       ("timm:resnet18.no_such_tag", "Error")):
         assert word in str(pytest.raises(InputError, load, tmp_path, resnet18.state_dict(), arch).value)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match="pip install timm"):

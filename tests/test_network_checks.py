@@ -8,12 +8,14 @@ import pytest
 import torch
 from certify_runs import Blinding, arguments, certify, tiny_network, weights_file
 from helpers import DEMO_CHECKPOINT, assert_refused, random_network, read_rows, without_time
+from rounding import largest_change
 from scipy.stats import norm
 
 from certconf.core import Smooth
 from certconf.errors import BadNetwork
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.datasets import open_images
+from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import Sampler
 from certconf.statistics.certificate import ABSTAIN, CertificateSpec
 from certconf.statistics.measures import MEASURES
@@ -131,6 +133,14 @@ def test_networks_that_pass(network, precision):
 
 def test_a_compiled_network_passes():
     assert check(NETWORKS["ResNet-20"](), compile=True) == []
+
+
+def test_the_benchmark_of_rounding():
+    """It prints the larger of the two changes."""
+    noise = make_noise("integer", 0.25, torch.device("cpu"))
+    small, large = (largest_change(Sampler(network().eval(), noise, torch.device("cpu"), "fp32", False), [X])
+                    for network in (tiny_network, Place))
+    assert small < 1e-5 and 0.01 < large < 0.2
 
 
 def test_networks_without_finite_logits_pass(weights, tmp_path):

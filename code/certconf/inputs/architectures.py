@@ -153,7 +153,10 @@ def _timm_network(path: str, content, arch: str, key: str | None) -> nn.Sequenti
     name = arch.removeprefix(TIMM)
     if not timm.is_model(name):
         raise InputError(f"--arch {arch}: timm has no network of this name")
-    net = timm.create_model(name, pretrained=False)
+    try:
+        net = timm.create_model(name, pretrained=False)
+    except Exception as error:  # of a tag that it does not know, or a package that the network needs
+        raise InputError(f"--arch {arch}: {type(error).__name__}: {error}") from None
     config, layer = timm.data.resolve_model_data_config(net), net.pretrained_cfg.get("classifier")
     weight = f"{layer if isinstance(layer, str) else layer[0]}.weight" if layer else None
     found = find_weights(path, content, arch, net.state_dict(), key).state.get(weight)
@@ -202,9 +205,12 @@ def count_classes(name: str, network: nn.Module, x: torch.Tensor) -> int:
 
 
 def _only_size(network: nn.Module, x: torch.Tensor) -> int | None:
-    """The one size of batches that a network takes, of some usual ones; None if it takes none or several."""
-    fitting = []
-    for size in (1, 2, 3, 4, 8, 16, 32, 64, 128, 256):
+    """The one size of batches that a network takes, of some usual ones; None if it takes none or several.
+
+    Sizes above 3 only for programs, which refuse another one at once.
+    """
+    fitting, program = [], isinstance(network, torch.fx.GraphModule | torch.jit.ScriptModule)
+    for size in (1, 2, 3, *((4, 8, 16, 32, 64, 128, 256) if program else ())):
         with suppress(Exception):
             network(x.expand(size, -1, -1, -1))
             fitting.append(size)

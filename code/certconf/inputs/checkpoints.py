@@ -90,9 +90,12 @@ def _other_kind(path: str, head: bytes) -> str | None:
                 f"package onnx2torch does); {OWN_CODE}")
     if head.startswith(b"\x1f\x8b"):
         return "compressed by gzip, not a checkpoint: unpack it first"
+    if not head.startswith(b"PK"):
+        return None
     try:
-        names = zipfile.ZipFile(path).namelist() if head.startswith(b"PK") else []
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # of a damaged archive, of which torch.load will say so
         return None
     if any(name.endswith("/constants.pkl") for name in names):
         return f"a TorchScript file, not a checkpoint: torch.jit.load reads it; {OWN_CODE}"

@@ -66,8 +66,9 @@ def find_weights(path: str, content, arch: str, expected: dict, key: str | None 
     elif any(weights.name == "state_dict" for weights in found):
         found = [weights for weights in found if weights.name != TRAINED]
     if not found:
-        what = f"no weights under {key!r}" if key is not None else NO_WEIGHTS
-        raise InputError(f"{path}: {what} in it")
+        names = ", ".join(repr(name) for name in _dictionaries(content) if name)
+        raise InputError(f"{path}: no weights under {key!r} in it" + (f", but under {names}" if names else "")
+                         if key is not None else f"{path}: {NO_WEIGHTS} in it")
     fitting = [weights for weights in found if weights.fits(expected, optional)]
     if len(fitting) > 1:
         fitting = [weights for weights in fitting if weights.has_shapes(expected)] or fitting
@@ -90,10 +91,11 @@ def check_state(path: str, arch: str, weights: Weights, expected: dict) -> tuple
     state = weights.state
     missing, extra = ([weights.prefix + key for key in sorted(keys)] for keys in (
         expected.keys() - state.keys(), state.keys() - expected.keys()))
-    for keys, what in ((missing, "missing"), (extra + weights.others, "not of this network")):
+    for keys, what, advice in ((missing, "missing", ""), (extra + weights.others, "not of this network",
+                                                          "; save the weights without what is not of it")):
         if keys:
             shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-            raise InputError(f"{path}: does not fit {arch}: {len(keys)} keys {what} ({shown})")
+            raise InputError(f"{path}: does not fit {arch}: {len(keys)} keys {what} ({shown}){advice}")
     converted = {key: _converted(path, arch, weights.prefix + key, value, expected[key])
                  for key, value in state.items()}
     rounded = [value.dtype for key, value in state.items() if not torch.equal(value.double(), converted[key].double())]
