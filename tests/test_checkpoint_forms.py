@@ -5,6 +5,7 @@ import datetime
 import os
 import pathlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from helpers import CERTIFY, assert_refused, random_network, read_rows
 from certconf.errors import InputError
 from certconf.inputs.architectures import Normalize, build_network, initialise, load_checkpoint
 from certconf.inputs.catalogue import INFO
+from certconf.inputs.checkpoints import LIGHTNING
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 ARCH = "cifar_resnet20"
@@ -169,6 +171,24 @@ def test_things_beside_the_weights(beside, zip_format, tmp_path):
     network, checkpoint = load_checkpoint(str(tmp_path / "c"), "cifar10")
     assert_same(network)
     assert not checkpoint["remarks"]
+
+
+@pytest.mark.parametrize("module, name, base", [
+    *((module, "AttributeDict", dict) for module in LIGHTNING), ("numpy.core.multiarray", "scalar", object),
+    ("pathlib._local", "PosixPath", object)])
+def test_classes_of_packages_that_are_not_here(module, name, base, tmp_path, monkeypatch):
+    """Lightning's, older NumPy's and newer Python's: by name alone, and nothing of them is run."""
+    def forbidden(*args):
+        raise AssertionError("it is run")
+    kind = type(name, (base,), {"__module__": module})
+    parts = module.split(".")
+    for path in (".".join(parts[:k + 1]) for k in range(len(parts))):
+        if path not in sys.modules or path == module:
+            monkeypatch.setitem(sys.modules, path, types.ModuleType(path))
+    setattr(sys.modules[module], name, kind)
+    torch.save({"arch": ARCH, "state_dict": STATE, "beside": kind()}, tmp_path / "c")
+    kind.__init__ = kind.__setstate__ = forbidden
+    assert_same(load_checkpoint(str(tmp_path / "c"), "cifar10")[0])
 
 
 class Config:
