@@ -100,6 +100,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"--ema must be 0 (none) or above, and below 1, not {args.ema}")
     if not 0 <= args.seed < TRAINING_SEEDS:
         raise InputError(f"--seed must be between 0 and {TRAINING_SEEDS - 1}, not {args.seed}")
+    if args.checkpoint_key is not None and args.init is None:
+        raise InputError("--checkpoint_key belongs to --init")
     if args.gpu is not None and not args.gpu.isdecimal():
         raise InputError(f"--gpu is the id of one GPU, not {args.gpu}")
 

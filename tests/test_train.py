@@ -280,6 +280,7 @@ def test_resume_from_what_is_no_training(tmp_path):
     (("--consistency", "-1"), {}), (("--consistency", "nan"), {}), (("--noise_draws", "1"), {}),
     (("--entropy", "inf"), {}), (("--hold_out", "1"), {}), (("--hold_out", "-2"), {}), (("--seed", "32768"), {}),
     (("--epochs", "65537"), {}), (("--gpu", "0,1"), {}), (("--init", "no_such_file"), {}),
+    (("--checkpoint_key", "ema"), {}),
     ((), {"arch": "resnet50"})], ids=str)
 def test_bad_arguments(tmp_path, options, changes):
     """One line, and nothing written."""
@@ -382,6 +383,16 @@ def test_init_is_recorded_and_cannot_change(tmp_path, monkeypatch):
     assert_refused(start(tmp_path / "out", "--resume"), "init_sha256")
     moved = first.rename(tmp_path / "moved")
     assert start(tmp_path / "out", "--resume", "--init", moved).returncode == 0
+
+
+def test_init_says_what_it_did(tmp_path):
+    """A checkpoint of another form, with two networks in it: one is picked, and the config holds which."""
+    state = {f"module.{key}": value for key, value in random_network().state_dict().items()}
+    torch.save({"model": state, "ema": state}, tmp_path / "start.pth")
+    assert_refused(start(tmp_path / "out", "--init", tmp_path / "start.pth"), "'model', 'ema'", "--checkpoint_key")
+    result = start(tmp_path / "out", "--init", tmp_path / "start.pth", "--checkpoint_key", "ema", "--epochs", 1)
+    assert result.returncode == 0 and "under 'ema'" in result.stderr and "'module.1.'" in result.stderr
+    assert torch.load(tmp_path / "out" / "checkpoint.pth.tar")["config"]["checkpoint_key"] == "ema"
 
 
 # --- held-out images and smaller checkpoints --------------------------------------------------------------------------

@@ -65,10 +65,11 @@ def find_weights(path: str, content, arch: str, expected: dict, key: str | None 
         found = [weights for weights in found if weights.name == key]
     elif any(weights.name == "state_dict" for weights in found):
         found = [weights for weights in found if weights.name != TRAINED]
+    if not found and key is None:
+        raise InputError(f"{path}: {NO_WEIGHTS} in it")
     if not found:
         names = ", ".join(repr(name) for name in _dictionaries(content) if name)
-        raise InputError(f"{path}: no weights under {key!r} in it" + (f", but under {names}" if names else "")
-                         if key is not None else f"{path}: {NO_WEIGHTS} in it")
+        raise InputError(f"{path}: no weights under {key!r} in it" + (f", but under {names}" if names else ""))
     fitting = [weights for weights in found if weights.fits(expected, optional)]
     if len(fitting) > 1:
         fitting = [weights for weights in fitting if weights.has_shapes(expected)] or fitting
