@@ -193,7 +193,7 @@ def notes_of(runs: dict[str, SavedScores], why_no_pictures: str | None) -> list[
 def build_page(runs: dict[str, SavedScores], dataset: str | None) -> tuple[dict, list[str], Choices]:
     """The datasets of the page, its notes, and what its reader chooses from."""
     grid = make_grid([saved.plan for saved in runs.values()])
-    first = next(iter(runs.values())).spec
+    plan = next(iter(runs.values())).plan
     try:
         (pictures, classes), missing = read_pictures(runs, dataset), None
     except InputError as error:
@@ -206,8 +206,8 @@ def build_page(runs: dict[str, SavedScores], dataset: str | None) -> tuple[dict,
     images = {row["index"]: f"{row['index']}: {row['label']}" for row in datasets["images"]}
     bands = dict.fromkeys(row["band"] for row in datasets["curves"])
     choices = Choices(list(runs), list(bands), dict(sorted(images.items())), grid,
-                      first.measure.cutoff if first.settle is None else first.settle,
-                      float(round(Fraction(first.sigma) / grid.step) * grid.step), first.sigma)
+                      plan.spec.measure.cutoff if plan.settle is None else plan.settle,
+                      float(round(Fraction(plan.spec.sigma) / grid.step) * grid.step), plan.spec.sigma)
     return datasets, notes_of(runs, missing), choices
 
 

@@ -218,7 +218,7 @@ def test_own_images(folder, tmp_path):
     other.write_text(own.read_text() + f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     for options, why in (((), "--dataset names it"), (("--dataset", f"{other}:images"), "is not the file"),
                          (("--dataset", "cifar10"), "no FILE.py:NAME"),
-                         (("--dataset", f"{own}:nothing"), "no function nothing")):
+                         (("--dataset", f"{own}:nothing"), "no function, class or object nothing")):
         result = make(log, page, "--overwrite", *options)
         assert result.returncode == 0 and why in result.stderr and why in page.read_text()
         found = data_of(page)["datasets"]

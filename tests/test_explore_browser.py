@@ -7,7 +7,7 @@ import pytest
 from helpers import run_program
 from test_explore import EXPLORE, SHIPPED, STAGED, own_file, short_run
 
-from certconf.formats.log import read_recorded_log
+from certconf.formats.log import Log
 from certconf.formats.radii import accuracy_at
 from certconf.formats.scores import read_scores
 
@@ -108,7 +108,7 @@ def test_score_slider(browser, page, score, key, times):
     show(browser, page)
     press(browser, "score", f"ARROW_{key}", times)
     wait_for(lambda: float(control(browser, "score").get_attribute("value")) == score)
-    logs = [read_recorded_log(path)[0] for path in (SHIPPED, f"{SHIPPED}_dkw", STAGED)]
+    logs = [Log.read(path)[0] for path in (SHIPPED, f"{SHIPPED}_dkw", STAGED)]
     expected = [log.certified_accuracy(score)[1] for log in logs]
     wait_for(lambda: [fraction for _, fraction, _, _ in readings(browser)][:3] == pytest.approx(expected, abs=5e-5))
     assert [(radius, images) for radius, _, _, images in readings(browser)] == [(0.25, 500)] * 2 + [(0.25, 250)] * 2
