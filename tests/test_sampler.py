@@ -283,7 +283,6 @@ class Lowered(Exception):
 @pytest.mark.parametrize("to_its_end", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_frozen_graph(to_its_end, monkeypatch):
     """A compiled network has its weights as constants: images are the graph's one input, at every size."""
-    from torch._inductor import config
     from torch._inductor.exc import InductorError
     from torch._inductor.graph import GraphLowering
     inputs, original = [], GraphLowering.run
@@ -295,11 +294,11 @@ def test_frozen_graph(to_its_end, monkeypatch):
         return original(self, *args)
 
     monkeypatch.setattr(GraphLowering, "run", spy)
-    monkeypatch.setattr(config, "force_disable_caches", True)  # or nothing would be compiled the second time
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()
     compiled = Sampler(network, make_noise("integer", SIGMA, CPU), CPU, "fp32", True)
+    no_cache = torch.compiler.config.patch(force_disable_caches=True)  # or nothing is compiled the second time
     for batch in (32, 8):
-        with nullcontext() if to_its_end else pytest.raises(InductorError, match="Lowered"):
+        with no_cache, nullcontext() if to_its_end else pytest.raises(InductorError, match="Lowered"):
             scores = next(compiled.softmax(IMAGE, 8, batch, KEY))
             torch.testing.assert_close(scores, softmax(network, count=8), rtol=0, atol=1e-5)
     assert inputs == [1, 1]
