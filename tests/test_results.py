@@ -172,8 +172,8 @@ def test_the_row_that_the_readme_reads_aloud():
     """Its numbers are those of the log, cut off and never rounded up, and its confidence is that of the record."""
     readme = (ROOT / "README.md").read_text()
     number, mean, bound, radius, confidence = re.search(
-        r"image (\d+), a deer\..*score of at least (0\.\d{3}), .*at least (0\.\d{3}) for every image within L2 distance\s"
-        r"([\d.]+)\. .* probability ([\d.]+) %", readme, re.DOTALL).groups()
+        r"image (\d+), a deer\..*score of at least (0\.\d{3}), .*at least (0\.\d{3}) for every image within L2 "
+        r"distance\s([\d.]+)\. .* probability ([\d.]+) %", readme, re.DOTALL).groups()
     log, settings = Log.read(str(LOGS / "pred_score" / "noise_0.25"))
     row, = (row for row in log.rows if row.index == int(number))
     column = log.radii.index(float(radius))
