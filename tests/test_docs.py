@@ -17,7 +17,8 @@ DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 PROGRAMS = {**{f"code/{name}.py": name for name in NAMES}, "cert_acc.py": "cert_acc",
             "benchmarks/sampling.py": "sampling", "benchmarks/precision.py": "precision",
             "benchmarks/freed_memory.py": "freed_memory", "benchmarks/looks.py": "looks",
-            "benchmarks/rounding.py": "rounding", "benchmarks/ceiling.py": "ceiling", "benchmarks/kernels.py": "kernels"}
+            "benchmarks/rounding.py": "rounding", "benchmarks/ceiling.py": "ceiling",
+            "benchmarks/kernels.py": "kernels"}
 FOLDERS = ("code/", "scripts/", "benchmarks/", "tests/", "docs/", "models/", "log_files/", "figures/")
 COMMANDS = ("", "bash", "sh")  # the languages of fenced blocks that hold commands
 # programs that are not ours, whose arguments are not checked
