@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import code_path
 import numpy as np
-import pandas
 
 from certconf.errors import InputError, run
 from certconf.formats.scores import read_scores
@@ -43,7 +42,7 @@ def shares(path: str, skip: int) -> dict[str, str]:
     found = [certificate for index, _, certificate in saved.certificates(saved.plan) if index % skip == 0]
     if not found:
         raise InputError(f"{saved.path}: no image with an index that --skip {skip} leaves")
-    score = score_of(saved.plan)
+    score = saved.plan.score
     total = sum(int(certified(certificate, score).sum()) for certificate in found)
     taken = np.mean([certificate.spec.n for certificate in found]) / saved.spec.n
     fewest = np.mean([hindsight(saved.plan, certificate) for certificate in found]) / saved.spec.n
@@ -53,18 +52,13 @@ def shares(path: str, skip: int) -> dict[str, str]:
 
 def hindsight(plan: Plan, certificate: Certificate) -> int:
     """The fewest samples that certify what `certificate` does, at most its own; the least look if that is nothing."""
-    score = score_of(plan)
+    score = plan.score
     wanted, own = certified(certificate, score), certificate.spec.n
     sizes = [n for n in look_sizes(plan.spec.n) if n < own]
     if not wanted.any():
         return min([*sizes, own])
     enough = (n for n in sizes if (certified(smaller(plan.spec, certificate, n), score) >= wanted).all())
     return next(enough, own)
-
-
-def score_of(plan: Plan) -> float:
-    """The score that the bounds are to exceed."""
-    return plan.spec.measure.cutoff if plan.settle is None else plan.settle
 
 
 def certified(certificate: Certificate, score: float) -> np.ndarray:
@@ -87,7 +81,8 @@ def one_look(spec: CertificateSpec, n: int) -> CertificateSpec:
 
 def main() -> None:
     args = parse_arguments()
-    print(format_table(pandas.DataFrame([shares(path, args.skip) for path in args.scores]), args.format), end="")
+    rows = [shares(path, args.skip) for path in args.scores]
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows], args.format), end="")
 
 
 if __name__ == "__main__":

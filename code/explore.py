@@ -206,7 +206,7 @@ def build_page(runs: dict[str, SavedScores], dataset: str | None) -> tuple[dict,
     images = {row["index"]: f"{row['index']}: {row['label']}" for row in datasets["images"]}
     bands = dict.fromkeys(row["band"] for row in datasets["curves"])
     choices = Choices(list(runs), list(bands), dict(sorted(images.items())), grid,
-                      plan.spec.measure.cutoff if plan.settle is None else plan.settle,
+                      plan.score,
                       float(round(Fraction(plan.spec.sigma) / grid.step) * grid.step), plan.spec.sigma)
     return datasets, notes_of(runs, missing), choices
 

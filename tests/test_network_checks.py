@@ -9,7 +9,6 @@ import torch
 from certify_runs import Blinding, arguments, certify, tiny_network, weights_file
 from helpers import DEMO_CHECKPOINT, assert_refused, random_network, read_rows, without_time
 from rounding import largest_change
-from scipy.stats import norm
 
 from certconf.core import Smooth
 from certconf.errors import BadNetwork
@@ -249,15 +248,13 @@ def test_n_too_small(weights, tmp_path):
         shutil.rmtree(out.parent)
 
 
-def test_radii_beyond_the_ceiling(weights, tmp_path):
-    """One line says from which on, by sigma Phi^-1(p_1): for hits alone p_1 = alpha^(1/N)."""
-    ceiling = 0.25 * norm.ppf(0.001 ** (1 / 1000))
-    assert 0.5 < ceiling < 0.75
-    options = ("--confidence_measure", "top_class", "--N", 1000)
-    result = certify(*arguments(weights, tmp_path / "log", *options, stop=21))
-    line, = [line for line in result.stderr.splitlines() if "ceiling" in line]
-    assert f"radii from 0.75 on are beyond the ceiling {ceiling:.2f}" in line and "exceeds 0.5" in line
-    result = certify(*arguments(weights, tmp_path / "near", *options, "--radii", 0, 0.5, stop=21))
-    assert result.returncode == 0 and "ceiling" not in result.stderr
-    result = certify(*arguments(weights, tmp_path / "settled", *options, "--radii", 0.5, "--settle", 0.9, stop=21))
-    assert "radii from 0.5 on" in result.stderr and "exceeds 0.9" in result.stderr
+@pytest.mark.parametrize("options, told", [
+    # Phi^-1(0.001^(1/1000)) = 2.464 and Phi^-1(1 - sqrt(ln(1000) / 2000)) = 1.565, at sigma 0.25
+    (("--confidence_measure", "top_class"), "bound exceeds 0.5 at radius 0.62 or above (--radii: from 0.75 on)"),
+    (("--bound", "dkw"), "no pred_score bound exceeds 0.5 at radius 0.40 or above (--radii: from 0.5 on)"),
+    (("--radii", 0.5, "--settle", 0.9), "no pred_score bound exceeds 0.9 at radius 0."),
+    (("--bound", "dkw", "--radii", 0, 0.39), "no pred_score bound exceeds 0.5 at radius 0.40 or above\n")])
+def test_ceiling(weights, tmp_path, options, told):
+    """It is said before the first row, and at which radii of the log nothing can be certified."""
+    result = certify(*arguments(weights, tmp_path / "log", *options, "--N", 1000, stop=21))
+    assert result.returncode == 0 and told in result.stderr.replace("\r", "\n"), result.stderr

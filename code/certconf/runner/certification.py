@@ -26,7 +26,7 @@ OPTIONS = {"N0", "N", "alpha", "batch", "skip", "max", "seed", "bound", "weights
 def open_logs(run: Run, plans: list[Plan]) -> None:
     """Open the log of each measure."""
     config = run.config
-    run.remarks += config.beyond_ceiling(plans)
+    run.remarks += config.ceilings(plans)
     for plan in plans:
         measure = plan.spec.measure
         run.open(config.log_path(measure.name), LOG.header(config.radii),

@@ -133,16 +133,15 @@ class CertifyConfig(SamplingConfig):
                              f"whatever its scores; --N {max(plan.least_n() for plan in hopeless)} is the least")
         return plans
 
-    def beyond_ceiling(self, plans: list[Plan]) -> list[str]:
-        """A line if radii are so large that no bound there can say anything."""
-        ceiling = max(plan.ceiling() for plan in plans)
-        beyond = [radius for radius in self.radii if radius > ceiling]
-        if not beyond:
-            return []
-        scores = ", ".join(sorted({f"{plan.spec.measure.cutoff if plan.settle is None else plan.settle:g}"
-                                   for plan in plans}))
-        return [f"radii from {beyond[0]:g} on are beyond the ceiling {ceiling:.2f} of this N, alpha and sigma: no "
-                f"bound there exceeds {scores}, whatever the scores"]
+    def ceilings(self, plans: list[Plan]) -> list[str]:
+        """A line for each measure: how far its bounds can reach at best."""
+        lines = []
+        for plan in plans:
+            score, ceiling = plan.score, math.ceil(100 * plan.ceiling()) / 100
+            beyond = [radius for radius in self.radii if radius >= ceiling]
+            lines.append(f"ceiling: with this N, alpha and sigma no {plan.spec.measure.name} bound exceeds {score:g} "
+                         f"at radius {ceiling:.2f} or above" + (f" (--radii: from {beyond[0]:g} on)" if beyond else ""))
+        return lines
 
     def log_path(self, measure: str) -> str:
         """The log of a measure."""

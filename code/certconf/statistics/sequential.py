@@ -147,10 +147,14 @@ class Plan:
             high *= 2
         return bisect_left(range(high), True, lo=high // 2, key=enough)
 
+    @property
+    def score(self) -> float:
+        """The score that bounds are to exceed: the one to be settled, or else the measure's cutoff."""
+        return self.spec.measure.cutoff if self.settle is None else self.settle
+
     def ceiling(self) -> float:
-        """The radius beyond which no bound can exceed the score to be settled, or else the measure's cutoff."""
-        score = self.spec.measure.cutoff if self.settle is None else self.settle
-        return self.looks[-1].spec.best().radius(score)
+        """The radius from which on no bound exceeds `score`, whatever the samples."""
+        return self.looks[-1].spec.best().radius(self.score)
 
     def schedule_at(self, alpha: float) -> tuple[tuple[int, float], ...]:
         """The same looks for another alpha > 0, which they share as they do this one."""
