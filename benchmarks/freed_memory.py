@@ -14,7 +14,8 @@ import time
 
 import code_path
 import torch
-from machine import RESULTS, SIDE, describe
+from machine import RESULTS, describe
+from plain_loop import SIDE
 
 from certconf.errors import run
 from certconf.files import refuse_existing, write_new

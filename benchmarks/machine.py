@@ -15,7 +15,6 @@ from certconf.runner.settings import program_version
 from certconf.sampling.sampler import tf32, torch_type
 
 RESULTS = Path(__file__).parent / "results"
-SIDE = {"cifar10": 32, "imagenet": 224}  # of the images, in pixels
 PEAK_SHAPES = ((64, 56), (128, 28), (256, 14))  # channels and side of the 3x3 convolutions
 PEAK_BATCHES = (8, 16)  # of a CPU; a GPU needs that of the network
 PEAK_SECONDS = 0.1  # for which each of them runs

@@ -1,12 +1,33 @@
-"""The baseline: a straightforward certification with PyTorch and scipy.stats, not written for speed."""
-import math
+"""The baseline: a straightforward certification with PyTorch and scipy.stats, not written for speed.
 
+    python benchmarks/plain_loop.py cifar_resnet20 cpu 128
+
+As a program it waits for numbers of samples, one a line, and answers `done` once it has drawn them. sampling.py runs it
+like this, since in the process of a Smooth the loop would gain from the memory that this program keeps (see
+certconf/sampling/devices.py). Of the package it uses the networks' definitions only.
+"""
+import math
+import sys
+
+import code_path
 import numpy as np
 import torch
 from scipy.stats import norm
 from torch import nn
 
+from certconf.inputs.architectures import DATASET_OF, build_network
+
 THRESHOLDS = 10_000
+SIDE = {"cifar10": 32, "imagenet": 224}  # of the images, in pixels
+SIGMA = 0.25
+DONE, NO_MEMORY = "done", "out of memory"
+
+
+def network_and_image(arch: str) -> tuple[nn.Module, torch.Tensor]:
+    """A network with random weights in eval mode and an 8-bit image [3, H, W], the same in every process."""
+    torch.manual_seed(0)
+    side = SIDE[DATASET_OF[arch]]
+    return build_network(arch, DATASET_OF[arch]).eval(), torch.randint(256, (3, side, side)) / 255
 
 
 @torch.no_grad()
@@ -33,3 +54,21 @@ def plain_bounds(scores: np.ndarray, sigma: float, alpha: float, radii: tuple[fl
             previous = threshold
         bounds.append(bound)
     return bounds
+
+
+def main() -> None:
+    arch, device, batch = sys.argv[1:]
+    network, x = network_and_image(arch)
+    network, x = network.to(device), x.to(device)
+    torch.backends.cudnn.allow_tf32 = False  # float32, as this program's fp32 is
+    for line in sys.stdin:
+        try:
+            plain_scores(network, x, SIGMA, 0, int(line), int(batch))
+            print(DONE, flush=True)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            print(NO_MEMORY, flush=True)
+
+
+if __name__ == "__main__":
+    main()

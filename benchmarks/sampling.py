@@ -10,20 +10,22 @@ random weights: the time does not depend on them.
 import argparse
 import math
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import code_path
 import torch
-from machine import RESULTS, SIDE, convolution_peak, describe, finish, flops
-from plain_loop import plain_bounds, plain_scores
+from machine import RESULTS, convolution_peak, describe, finish, flops
+from plain_loop import DONE, NO_MEMORY, SIGMA, network_and_image, plain_bounds
 
 from certconf.core import order_statistics
 from certconf.errors import InputError, run
 from certconf.files import refuse_existing, write_new
-from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
+from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF
 from certconf.report.tables import format_table
 from certconf.sampling import PRECISIONS
 from certconf.sampling.devices import choose_device
@@ -37,11 +39,11 @@ PLAIN_BATCH = {"cpu": {"cifar10": 1000, "imagenet": 256}, "cuda": {"cifar10": 40
 TRIED_BATCHES = {"cpu": {"cifar10": (32, 64, 128, 256, 1000), "imagenet": (4, 8, 16, 32, 64)},
                  "cuda": {"cifar10": (400, 1000, 2000, 4000), "imagenet": (50, 100, 200, 400)}}
 PRECISIONS_OF = {"cpu": ("fp32", "bf16", "fp16"), "cuda": tuple(PRECISIONS)}  # on a CPU, tf32 is fp32
-SIGMA, ALPHA, N = 0.25, 0.001, 100_000
+ALPHA, N = 0.001, 100_000
 NOTES = """Each measurement draws whole passes of samples for about {seconds:g} s (or one pass, if that takes
 longer), after a pass that is not timed. Every variant is measured {repeat} times, one after the other in turn: median,
-and spread from the fastest to the slowest. The plain loop is float32, eager, with `x.repeat`, and copies its scores to
-the host at each batch. Networks have random weights.
+and spread from the fastest to the slowest. The plain loop runs in a process of its own, in float32, eager, with
+`x.repeat`, and copies its scores to the host at each batch. Networks have random weights.
 
 Peak: the fraction of the most GFLOP/s that 3x3 convolutions reached in the same run (64 channels at 56x56, 128 at
 28x28, 256 at 14x14), on a CPU in float32 with batches of 8 and 16, on a GPU at the variant's precision and batch:
@@ -84,23 +86,49 @@ class Variant:
         return statistics.median(self.times)
 
 
-def plain_variant(name: str, network, x, device, batch: int) -> Variant:
+class PlainProcess:
+    """The plain loop at one batch, in a process of its own, as its user would start it; call it to draw n samples."""
+
+    def __init__(self, arch: str, device: torch.device, batch: int):
+        program = str(Path(__file__).with_name("plain_loop.py"))
+        self.process = subprocess.Popen([sys.executable, program, arch, str(device), str(batch)], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __call__(self, n: int) -> None:
+        self.process.stdin.write(f"{n}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().strip()
+        if answer == NO_MEMORY:
+            raise torch.OutOfMemoryError
+        if answer != DONE:
+            raise RuntimeError("plain_loop.py has failed")
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def plain_variant(name: str, arch: str, device: torch.device, batch: int) -> Variant:
     """The plain loop at one batch."""
-    network, x = network.to(device), x.to(device)
-    return Variant(name, batch, batch, lambda n: plain_scores(network, x, SIGMA, 0, n, batch))
+    return Variant(name, batch, batch, PlainProcess(arch, device, batch))
 
 
-def best_plain_variant(network, x, device, batches: tuple[int, ...], seconds: float) -> Variant:
+def best_plain_variant(arch: str, device: torch.device, batches: tuple[int, ...], seconds: float) -> Variant:
     """The plain loop at the fastest of `batches`; one that does not fit into GPU memory is passed over."""
-    tried = []
+    best, least = None, math.inf
     for batch in batches:
-        variant = plain_variant("plain loop, best batch", network, x, device, batch)
+        variant = plain_variant("plain loop, best batch", arch, device, batch)
         try:
             variant.prepare(seconds)
-            tried.append((min(variant.measure() for _ in range(3)), batch, variant))
+            time_taken = min(variant.measure() for _ in range(3))
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-    return min(tried)[2]
+            time_taken = math.inf
+        loser = variant
+        if time_taken < least:
+            best, least, loser = variant, time_taken, best
+        if loser is not None:
+            loser.draw.close()
+    return best
 
 
 def sampler_variant(network, x, device, precision: str, compile: bool, batch: int, noise: str = "integer") -> Variant:
@@ -121,14 +149,13 @@ def sampler_variant(network, x, device, precision: str, compile: bool, batch: in
 
 def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> tuple[list[Variant], int, dict]:
     """The measured variants of one network, its FLOPs for one sample, and the machine's peaks meanwhile."""
-    torch.manual_seed(0)
     torch.compiler.reset()  # what was compiled for the network before counts against a limit
     dataset = DATASET_OF[arch]
-    network = build_network(arch, dataset).eval()
-    x = torch.randint(256, (3, SIDE[dataset], SIDE[dataset])) / 255
+    network, x = network_and_image(arch)
     work = flops(network, x)
-    variants = [plain_variant("plain loop", network, x, device, PLAIN_BATCH[device.type][dataset]),
-                best_plain_variant(network, x, device, TRIED_BATCHES[device.type][dataset], args.seconds / 4),
+    plain = [plain_variant("plain loop", arch, device, PLAIN_BATCH[device.type][dataset]),
+             best_plain_variant(arch, device, TRIED_BATCHES[device.type][dataset], args.seconds / 4)]
+    variants = [*plain,
                 *(sampler_variant(network, x, device, precision, compile, args.batch)
                   for precision in args.precision or PRECISIONS_OF[device.type] for compile in (False, True)),
                 sampler_variant(network, x, device, "fp32", False, args.batch, "float")]
@@ -140,6 +167,8 @@ def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> t
         peaks = {key: max(peak, convolution_peak(device, *key)) for key, peak in peaks.items()}
         for variant in variants:
             variant.times.append(variant.measure())
+    for variant in plain:
+        variant.draw.close()
     return variants, work, peaks
 
 
@@ -226,7 +255,6 @@ def main() -> None:
     device = choose_device(args.device)
     out = args.out or RESULTS / f"sampling_{device.type}{'_quick' if args.quick else ''}.md"
     refuse_existing([out], args.overwrite)
-    torch.backends.cudnn.allow_tf32 = False  # the plain loop is float32, as this program's fp32 is
     text = report(args, device)
     print(text, end="")
     write_new(out, text.encode(), args.overwrite)

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 LOGS="${LOGS:-log_files}"
 declare -A SCORE=([pred_score]=0.5 [margin]=0)
-BANDS=("ResNet-20, DKW band" "ResNet-20, equal weights" "ResNet-20")
+BANDS=("ResNet-20, DKW band" "ResNet-20, equal levels" "ResNet-20")
 
 accuracy() {  # MEASURE NOISE OPTION...: the three bands of the ResNet-20, then the logs of FOLDERS
     local folders=("${FOLDERS[@]/#/$LOGS/cifar10_}")
@@ -24,7 +24,7 @@ LABELS=("ResNet-110" "ResNet-20, consistency")
 for measure in pred_score margin; do
     for sigma in 0.25 0.50; do
         accuracy "$measure" "$sigma" --title "Expected $measure above ${SCORE[$measure]}, noise $sigma:" |
-            grep -Ev '(band|weights|110|consistency) \| without'  # the baseline once, from all samples
+            grep -Ev '(band|levels|110|consistency) \| without'  # the baseline once, from all samples
         awk -v measure="$measure" -v sigma="$sigma" '$1 == measure && $2 == sigma {
             printf "| published | using cdf bound |"; for (i = 3; i <= NF; i++) printf " %s |", $i; print "" }' \
             log_files/published_accuracy.tsv

@@ -202,7 +202,8 @@ def test_python_example_of_a_data_set(tmp_path):
     code, = (content for language, content in blocks(text_of("docs/own_network.md")) if language == "python")
     assert code.count("log_files/new/") == 1
     code = code.replace("log_files/new/", f"{tmp_path}/")
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=INSTALLED, capture_output=True, text=True,
+                            timeout=300)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"pred_score", "pred_score.json", "margin", "margin.json"}
     assert len((tmp_path / "margin").read_text().splitlines()) == 1 + int(re.search(r"max=(\d+)", code)[1])

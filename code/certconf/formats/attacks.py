@@ -25,6 +25,10 @@ class Attacks(Table):
         """The rows of the images that were attacked."""
         return [row for row in self.rows if row.predict != ABSTAIN]
 
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean bound and the mean score of the attacked images, each [radii]."""
+        return tuple(np.mean([getattr(row, name) for row in self.attacked], axis=0) for name in ("bound", "score"))
+
     def accuracy(self, score: float) -> np.ndarray:
         """The fraction of all images, [radii], whose class is right and whose attacked score stays above `score`.
 
