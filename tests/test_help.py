@@ -1,9 +1,11 @@
 """--help: every argument is explained, every option shows its default, and every number its range."""
 import argparse
 import re
+import subprocess
 import sys
 
 import pytest
+from helpers import DEMO_CHECKPOINT, ROOT
 from test_layers import PROGRAMS
 
 # what a range looks like: "1 or more", "0 to 1023", "at least 0.001", "below 1", "strictly between 0 and 1"
@@ -39,3 +41,23 @@ def test_defaults_and_ranges(program, monkeypatch):
             assert RANGE.search(text), f"{name} shows no range"
     monkeypatch.setattr(sys, "argv", [f"{program}.py"])
     assert not re.search(r"\d,\d\d\d\b", parser.format_help()), "a number with separators cannot be pasted"
+
+
+def loaded(program, *args) -> set:
+    """Which of the large packages a program has loaded when it ends."""
+    code = ("import runpy, sys\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "except SystemExit as end:\n    assert not end.code, end\nprint(*sys.modules)")
+    result = subprocess.run([sys.executable, "-c", f"import sys; sys.argv = {[program, *map(str, args)]}\n{code}"],
+                            cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return {"torch", "torchvision", "pandas", "matplotlib", "timm"} & set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("program", ["certify", "predict", "attack"])
+def test_help_loads_no_torch(program):
+    assert loaded(f"code/{program}.py", "--help") == set()
+
+
+def test_a_cifar_run_loads_no_torchvision(tmp_path):
+    assert loaded("code/certify.py", "cifar10", DEMO_CHECKPOINT, 0.25, tmp_path / "log", "--max", 1, "--N", 100,
+                  "--batch", 100) == {"torch"}

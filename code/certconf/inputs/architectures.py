@@ -8,9 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import resnet50
 
 from certconf.errors import BadNetwork, InputError
 from certconf.files import file_sha256
@@ -22,8 +20,14 @@ from certconf.inputs.weights import NO_WEIGHTS, check_state, find_weights, readi
 from certconf.sampling.checks import logits_of
 from certconf.sampling.sampler import in_eval_mode
 
+
+def _resnet50(classes: int) -> nn.Module:
+    from torchvision.models import resnet50  # only here: torchvision takes seconds to load
+    return resnet50(weights=None, num_classes=classes)
+
+
 ARCHITECTURES = {
-    "resnet50": lambda classes: resnet50(weights=None, num_classes=classes),
+    "resnet50": _resnet50,
     "cifar_resnet20": lambda classes: CifarResNet(20, classes),
     "cifar_resnet110": lambda classes: CifarResNet(110, classes),
 }
@@ -133,15 +137,16 @@ def _its_arch(path: str, content, dataset: str) -> str:
 
 def _torchvision_network(arch: str, dataset: str) -> nn.Sequential:
     """The untrained classifier torchvision:NAME for cifar10 or imagenet, and the data set's normalisation."""
+    from torchvision import models
     name = arch.removeprefix(TORCHVISION)
-    if name not in torchvision.models.list_models(torchvision.models):
+    if name not in models.list_models(models):
         raise InputError(f"--arch {arch}: not {TORCHVISION}NAME with a classifier of torchvision")
     if dataset not in INFO:
         raise InputError("--arch: DATASET must be cifar10 or imagenet, whose normalisation it uses; for other data "
                          "FILE.py:NAME brings network and normalisation")
     info = INFO[dataset]
     return nn.Sequential(Normalize(info.mean, info.std),
-                         torchvision.models.get_model(name, weights=None, num_classes=info.num_classes))
+                         models.get_model(name, weights=None, num_classes=info.num_classes))
 
 
 def _timm_network(path: str, content, arch: str, key: str | None) -> nn.Sequential:

@@ -4,6 +4,8 @@ cifar10   torchvision's CIFAR10 in ./dataset_cache, downloaded at first use. The
           0, 20, 40, ... come with the repository and serve any request for these alone.
 imagenet  an ImageFolder under $IMAGENET_DIR with train/ and val/ (resize 256, centre crop 224).
 FILE.py:NAME  a map-style data set of the user's own, or a function or class that makes one from a split.
+
+torchvision takes seconds to load, so the functions that use it import it.
 """
 import hashlib
 import operator
@@ -11,16 +13,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import datasets, models, transforms
-from torchvision.transforms.functional import to_tensor
 
 from certconf.errors import InputError
 from certconf.inputs.catalogue import INFO, requested_indices
 from certconf.inputs.user_code import call, is_user_code, reported
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 CACHE = "./dataset_cache"
 IMAGENET_SIZES = {"train": 1_281_167, "val": 50_000}  # of ILSVRC 2012
@@ -63,16 +67,17 @@ def open_images(name: str, split: str, skip: int = 1, stop: int = -1) -> tuple[I
             return ImageSet(size, lambda i: bundled[i], classes=CIFAR10_CLASSES), indices
         pixels, labels = cifar10_tensors(train=split == "train")
         return ImageSet(size, lambda i: (pixels[i].float() / 255, int(labels[i])), classes=CIFAR10_CLASSES), indices
+    from torchvision.models import ResNet50_Weights
     part = "train" if split == "train" else "val"
     folder = imagenet_folder(part, imagenet_test_transform())
     remarks = () if len(folder) == IMAGENET_SIZES[part] else (
         f"IMAGENET_DIR: {len(folder)} images in {part}/, of the {IMAGENET_SIZES[part]} that ImageNet has there",)
     images = ImageSet(len(folder), lambda i: _load(folder, i),
-                      classes=tuple(models.ResNet50_Weights.DEFAULT.meta["categories"]), remarks=remarks)
+                      classes=tuple(ResNet50_Weights.DEFAULT.meta["categories"]), remarks=remarks)
     return images, requested_indices(images.size, skip, stop)
 
 
-def _load(folder: datasets.ImageFolder, index: int) -> tuple[torch.Tensor, int]:
+def _load(folder: "ImageFolder", index: int) -> tuple[torch.Tensor, int]:
     try:
         return folder[index]
     except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a damaged file
@@ -133,11 +138,11 @@ def image_set(data, name: str) -> ImageSet:
 def _pixels(where: str, image) -> torch.Tensor:
     """An image of the user's data set as float32 [C, H, W] in [0, 1]. Raises InputError."""
     if isinstance(image, Image.Image) and image.mode in ("L", "RGB"):
-        image = to_tensor(image)
-    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and (
+        image = np.array(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (
             image.ndim == 2 or image.ndim == 3 and image.shape[2] <= MOST_CHANNELS):
-        image = to_tensor(np.ascontiguousarray(image))
-    elif isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
+        image = torch.from_numpy(np.atleast_3d(image).transpose(2, 0, 1).copy())
+    if isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
         image = image.float() / 255
     if not isinstance(image, torch.Tensor) or not image.is_floating_point():
         kind = image.dtype if isinstance(image, torch.Tensor) else getattr(image, "mode", type(image).__name__)
@@ -175,8 +180,9 @@ def _bundled_images() -> dict[int, tuple[torch.Tensor, int]]:
 
 def cifar10_tensors(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """All of CIFAR-10's training or test images: uint8 [N, 3, 32, 32] and int64 labels [N]."""
+    from torchvision.datasets import CIFAR10
     try:
-        data = datasets.CIFAR10(CACHE, train=train, download=True)
+        data = CIFAR10(CACHE, train=train, download=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"CIFAR-10 is not in {CACHE} and cannot be downloaded ({error}); only the test images 0, 20, 40, ... come "
@@ -184,17 +190,24 @@ def cifar10_tensors(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
-def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
+def imagenet_folder(part: str, transform: Callable) -> "ImageFolder":
     """$IMAGENET_DIR/`part` as an ImageFolder. Raises InputError if it is missing or lacks ImageNet's 1,000 classes.
 
     A class folder may be empty, as in a subset of the images: the labels are the places of all folders in their order.
     Hidden files (`._x.JPEG`, which macOS leaves behind) are no images.
     """
+    from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    def is_image(path: str) -> bool:
+        name = os.path.basename(path)
+        return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
+
     root = os.environ.get("IMAGENET_DIR")
     if not root:
         raise InputError("set IMAGENET_DIR to ImageNet's folder (with train/ and val/ in it)")
     try:
-        folder = datasets.ImageFolder(os.path.join(root, part), transform, is_valid_file=_is_image, allow_empty=True)
+        folder = ImageFolder(os.path.join(root, part), transform, is_valid_file=is_image, allow_empty=True)
     except OSError as error:
         raise InputError(f"IMAGENET_DIR: {error}") from None
     if len(folder.classes) != (expected := INFO["imagenet"].num_classes):
@@ -205,18 +218,15 @@ def imagenet_folder(part: str, transform: Callable) -> datasets.ImageFolder:
     return folder
 
 
-def _is_image(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and name.lower().endswith(datasets.folder.IMG_EXTENSIONS)
-
-
 def imagenet_test_transform() -> Callable:
     """Resize the shorter side to 256, cut out the central 224x224, scale to [0, 1]."""
+    from torchvision import transforms
     return transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
 
 
 def imagenet_train_transform() -> Callable:
     """A random crop resized to 224x224 and a random flip, scaled to [0, 1]."""
+    from torchvision import transforms
     return transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(),
                                transforms.ToTensor()])
 
