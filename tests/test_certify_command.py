@@ -197,7 +197,7 @@ import os, sys, time
 sys.path.insert(0, {code!r})
 import certify
 from certconf.core import Smooth
-from certconf.errors import run
+from certconf.errors import run_cli
 
 calls, original = [0], Smooth.certify_by
 
@@ -216,7 +216,7 @@ def failing(self, *args, **kwargs):
     return original(self, *args, **kwargs)
 
 Smooth.certify_by = failing
-sys.exit(run(certify.main))
+sys.exit(run_cli(certify.main))
 """
 
 

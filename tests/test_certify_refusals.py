@@ -149,7 +149,7 @@ def test_imagenet_is_not_there(tmp_path, monkeypatch):
     """Without IMAGENET_DIR, or with one that has no val/."""
     checkpoint = tmp_path / "checkpoint"
     rename(checkpoint, "resnet50")
-    fits = {"certconf.inputs.subject.load_checkpoint":
+    fits = {"certconf.inputs.loading.load_checkpoint":
             lambda path, dataset, *more: (torch.nn.Identity(), {"arch": "resnet50"})}
     for number, folder in enumerate((None, str(tmp_path / "none"))):
         monkeypatch.delenv("IMAGENET_DIR", raising=False)

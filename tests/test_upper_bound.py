@@ -113,7 +113,7 @@ def test_formula(measure):
     n, low, high = 1000, MEASURES[measure].score_min, MEASURES[measure].score_max
     band = clopper_pearson_band(n, ALPHA, mirrored=True)
     limit = dict(zip((n + 1 - band.ranks).tolist(), band.prob.tolist(), strict=True))
-    scores = dict(zip(clopper_pearson_ranks(n).tolist(), certificate.thresholds.tolist(), strict=True))
+    scores = dict(zip(clopper_pearson_ranks(n).tolist(), certificate.order_statistics.tolist(), strict=True))
     edges = [*(scores[rank] for rank in sorted(scores)), high]
     for radius in (0.0, 0.25):
         total = edges[0]
