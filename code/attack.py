@@ -113,7 +113,7 @@ def make_attack(run: Run, target: Target, sampler: "Sampler") -> Callable[[int],
     from certconf.pgd import PGDAttack
     config = run.config
     search = PGDAttack(run.inputs.network, target.spec.measure, sampler.noise, config.steps, config.draws, config.clip,
-                    config.batch)
+                       config.batch)
     return partial(attack_image, run, target, search, sampler)
 
 

@@ -51,8 +51,8 @@ def load_inputs(args) -> Inputs:
     config = checkpoint.get("config")
     trained = config.get("noise_sd") if isinstance(config, dict) else None
     return Inputs(network, count_classes(args.base_classifier, network, images.load(0)[0]), images, indices, settings,
-                   trained if isinstance(trained, float) else None,
-                   [*checkpoint.get("remarks", ()), *images.remarks])
+                  trained if isinstance(trained, float) else None,
+                  [*checkpoint.get("remarks", ()), *images.remarks])
 
 
 def _load_network(args) -> tuple[nn.Module, dict]:

@@ -83,7 +83,7 @@ def certify_dataset(smooth: "Smooth", dataset: "Dataset", outfile: str, **option
     hashes = {"weights_sha256": weights_sha256(network), "modules_sha256": modules_sha256(network),
               "images_sha256": images.fingerprint()}
     inputs = Inputs(network, smooth.num_classes, images, requested_indices(images.size, config.skip, config.max),
-                      {"arch": config.base_classifier, **hashes})
+                    {"arch": config.base_classifier, **hashes})
     with Run(config) as run:
         open_logs(run, plans)
         run.load(inputs)

@@ -139,7 +139,7 @@ class Run:
             if self.pending:
                 x, _ = self.inputs.images.load(self.pending[0])
                 found = sampler.retry_on_out_of_memory(lambda batch: sampler.check(x, self.config.N, batch),
-                                                   self.config.batch)
+                                                       self.config.batch)
                 self._warn([*self.remarks, *self.inputs.remarks, *found])
                 for log in self.logs:
                     log.begin(self._start())
