@@ -336,3 +336,7 @@ def test_shares_of_a_run(tmp_path):
     unstaged = looks.shares(str(ROOT / "log_files" / "cifar10_resnet20" / "margin" / "noise_0.25.scores"), 1000)
     assert (unstaged["looks"], unstaged["n / N"]) == ("1", "1.000") and 0.05 <= float(unstaged["hindsight"]) < 1
     assert_refused(call_program("benchmarks/looks.py", tmp_path / "staged.scores", "--skip", 0), "--skip")
+    named = call_program("benchmarks/looks.py", tmp_path / "staged.scores", "--labels", "one run", "--title", "Looks",
+                         "--format", "markdown").stdout
+    assert named.startswith("Looks\n") and markdown_rows(named, "scores")[1][0] == "one run"
+    assert_refused(call_program("benchmarks/looks.py", tmp_path / "staged.scores", "--labels", "a", "b"), "--labels")
