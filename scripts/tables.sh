@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints the tables of docs/results.md, which has them exactly as they are printed: certified accuracy of the logs and what
-# they cost, beside what the paper's authors published for a ResNet-110 with N = 100,000 and the DKW band (their logs,
-# through their cert_acc.py). A log that the folder LOGS lacks is left out.
+# Prints the tables of docs/results.md, which has them exactly as they are printed: certified accuracy of the logs and
+# what they cost, beside what the paper's authors published for a ResNet-110 with N = 100,000 and the DKW band (their
+# logs, through their cert_acc.py). A log that the folder LOGS lacks is left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
