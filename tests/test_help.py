@@ -1,5 +1,6 @@
 """--help: every argument is explained, every option shows its default, and every number its range."""
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -48,7 +49,8 @@ def loaded(program, *args) -> set:
     code = ("import runpy, sys\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
             "except SystemExit as end:\n    assert not end.code, end\nprint(*sys.modules)")
     result = subprocess.run([sys.executable, "-c", f"import sys; sys.argv = {[program, *map(str, args)]}\n{code}"],
-                            cwd=ROOT, capture_output=True, text=True, timeout=300)
+                            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "code")}, capture_output=True,
+                            text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return {"torch", "torchvision", "pandas", "matplotlib", "timm"} & set(result.stdout.splitlines()[-1].split())
 

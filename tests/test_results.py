@@ -169,17 +169,6 @@ def test_figures_of_the_documents(run_script, tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == shown
 
 
-@pytest.mark.parametrize("sigma", SIGMAS)
-@pytest.mark.parametrize("name", SOFT_MEASURES)
-def test_early_stopping_loses_no_certificate(name, sigma):
-    """docs/results.md: where all samples were taken as well, the same images are certified at every radius."""
-    (full, _), (staged, _) = (Log.read(f"{ROOT}/log_files/cifar10_resnet20_{run}/{name}/noise_{sigma}")
-                              for run in ("full", "staged"))
-    cutoff, places = MEASURES[name].cutoff, [staged.indices.index(index) for index in full.indices]
-    assert len(places) == 25 and full.certified(cutoff).any()
-    assert (staged.certified(cutoff)[places] == full.certified(cutoff)).all()
-
-
 def test_the_row_that_the_readme_reads_aloud():
     """Its numbers are those of the log, cut off and never rounded up, and its confidence is that of the record."""
     readme = (ROOT / "README.md").read_text()
