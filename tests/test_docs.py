@@ -201,8 +201,8 @@ def test_python_example():
 def test_python_example_of_a_data_set(tmp_path):
     """docs/own_network.md: its example runs, and writes the logs that it names."""
     code, = (content for language, content in blocks(text_of("docs/own_network.md")) if language == "python")
-    assert code.count("log_files/new/") == 1
-    code = code.replace("log_files/new/", f"{tmp_path}/")
+    assert code.count("log_files/new/python/") == 1
+    code = code.replace("log_files/new/python/", f"{tmp_path}/")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=INSTALLED, capture_output=True, text=True,
                             timeout=300)
     assert result.returncode == 0, result.stderr
