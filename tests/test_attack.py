@@ -20,7 +20,7 @@ from certify_runs import (
     weights_file,
 )
 from helpers import assert_refused, read_rows, without_time
-from test_certificate import DIRECTION, SHAPE, SIGMA, AlongDirection, half_space
+from known_scores import DIRECTION, SHAPE, SIGMA, AlongDirection, half_space
 
 import analyze
 import attack as attack_program
