@@ -6,7 +6,7 @@ import pytest
 import torch
 from certify_runs import contents
 from helpers import read_rows, without_time
-from test_own_code import OPTIONS, own_file, run, settings_in
+from own_code import OPTIONS, own_file, run, settings_in
 
 from certconf.core import Smooth
 from certconf.errors import InputError
@@ -186,7 +186,7 @@ def test_takes_every_option_that_is_not_the_smooth_s():
     of_smooth = {"sigma", "noise", "round_images", "device", "precision", "compile", "early_abstain",
                  "confidence_measure", "arch", "checkpoint_key", "random_network"}
     assert known - of_smooth - {"help", "dataset", "base_classifier", "outfile", "split"} == TAKEN
-    assert set(OPTIONS[::2]) == {"--N0", "--N", "--device"}  # what test_own_code's runs are given
+    assert set(OPTIONS[::2]) == {"--N0", "--N", "--device"}  # what the runs of own_code.py are given
 
 
 def test_images_without_noise_of_their_own():
