@@ -5,10 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import DEMO_CHECKPOINT, ROOT
-from test_layers import PROGRAMS
+from helpers import DEMO_CHECKPOINT, PROGRAMS, ROOT
 
-# what a range looks like: "1 or more", "0 to 1023", "at least 0.001", "below 1", "strictly between 0 and 1"
+# what a range looks like: "1 or more", "0 to 255", "at least 0.001", "below 1", "strictly between 0 and 1"
 RANGE = re.compile(r"or more|or above|\d to \S*\d|at least|below|above|between|multiples of")
 
 
