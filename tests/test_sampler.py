@@ -58,7 +58,7 @@ def noisy_images(x=IMAGE, count=100, batch=1000, key=KEY, precision="fp32", sigm
 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("batch", [1000, 64, 63, 40, 32, 31, 7, 1])
+@pytest.mark.parametrize("batch", [1000, 63, 32, 7, 1])
 @pytest.mark.parametrize("noise", ["integer", "float"])
 def test_same_samples_for_every_batch(noise, batch):
     """Sample k is that of the stream written out: blocks of 32 samples of (H, W, C), one after the other."""
@@ -101,12 +101,6 @@ def test_noise_is_float32_at_every_precision(noise, precision):
 
 
 @pytest.mark.parametrize("noise", ["integer", "float"])
-def test_double_images_are_cast_first(noise):
-    """An image of another dtype becomes float32, and then gets the same noise."""
-    assert torch.equal(noisy_images(x=IMAGE.double(), noise=noise), noisy_images(noise=noise))
-
-
-@pytest.mark.parametrize("noise", ["integer", "float"])
 def test_moments_of_the_noise(noise):
     """N(0, sigma^2): mean and variance (Sheppard's correction: rounding adds 1/12 of a step's square), no correlation.
 
@@ -133,9 +127,9 @@ def plain_softmax(network, x, count=20):
 
 
 @pytest.mark.parametrize("network, pixels, count", [
-    (lambda: load_checkpoint(str(DEMO_CHECKPOINT), "cifar10")[0], 32, 20), (random_network, 32, 20),
+    (lambda: load_checkpoint(str(DEMO_CHECKPOINT), "cifar10")[0], 32, 20),
     (lambda: random_network("cifar_resnet110"), 32, 8), (lambda: random_network("resnet50", "imagenet"), 64, 4)],
-    ids=["trained", "resnet20", "resnet110", "resnet50"])
+    ids=["trained resnet20", "resnet110", "resnet50"])
 def test_folded_network_is_the_network(network, pixels, count):
     """BatchNorm is gone, and the softmax the same to 1e-4, although normalisation comes before the zero padding."""
     network, x = network(), image(pixels)
@@ -198,7 +192,7 @@ def coin():
 
 
 @pytest.mark.parametrize("draw, seed", [(random.random, 0), (lambda: torch.rand(()), 0)]
-                         + [(coin, seed) for seed in range(6)])
+                         + [(coin, seed) for seed in range(2)])
 def test_randomness_is_not_baked_in(draw, seed):
     """A base classifier that draws afresh at each pass: 64 passes of one sample do not all give the same."""
     random.seed(seed)
@@ -362,8 +356,7 @@ assert {inherits} == (backends.cuda.matmul.fp32_precision == "none")
 
 
 @pytest.mark.parametrize("setting, inherits", [
-    ("", True), ("backends.fp32_precision = 'tf32'", True), ("backends.fp32_precision = 'ieee'", True),
-    ("backends.cuda.matmul.fp32_precision = 'tf32'", False), ("backends.cudnn.conv.fp32_precision = 'ieee'", True),
+    ("", True), ("backends.fp32_precision = 'tf32'", True), ("backends.cuda.matmul.fp32_precision = 'tf32'", False),
     ("backends.cudnn.fp32_precision = 'ieee'", False), ("torch.set_float32_matmul_precision('medium')", False),
     ("backends.cudnn.allow_tf32 = False", True)])
 def test_both_interfaces_to_tf32(setting, inherits, tmp_path):
@@ -379,11 +372,9 @@ def test_both_interfaces_to_tf32(setting, inherits, tmp_path):
 # --- sizes and devices ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("device, pixels, batch, count, expected", [
-    ("cpu", 32, 1000, 10000, 64), ("cpu", 32, 64, 10000, 64), ("cpu", 32, 63, 10000, 32), ("cpu", 32, 40, 10000, 32),
-    ("cpu", 32, 31, 10000, 16), ("cpu", 32, 7, 10000, 4), ("cpu", 32, 1, 10000, 1), ("cpu", 224, 1000, 10000, 16),
-    ("cpu", 224, 5, 10000, 4), ("cuda", 32, 1000, 10000, 992), ("cuda", 224, 400, 10000, 384),
-    ("cuda", 224, 31, 10000, 16), ("cuda", 32, 1000, 100, 128), ("cuda", 32, 1000, 128, 128), ("cuda", 32, 1000, 1, 32),
-    ("cuda", 32, 100, 100, 96), ("cuda", 32, 7, 1, 4), ("cpu", 32, 1000, 100, 64), ("cpu", 32, 1000, 10, 32)])
+    ("cpu", 32, 1000, 10000, 64), ("cpu", 32, 63, 10000, 32), ("cpu", 32, 31, 10000, 16), ("cpu", 32, 1, 10000, 1),
+    ("cpu", 224, 1000, 10000, 16), ("cpu", 224, 5, 10000, 4), ("cpu", 32, 1000, 10, 32), ("cuda", 32, 1000, 10000, 992),
+    ("cuda", 224, 31, 10000, 16), ("cuda", 32, 1000, 100, 128), ("cuda", 32, 100, 100, 96), ("cuda", 32, 7, 1, 4)])
 def test_forward_size(device, pixels, batch, count, expected):
     """At most --batch, and whole blocks of 32 or an even part of one; on a CPU at most 64 small images or 16 large.
 
@@ -456,7 +447,7 @@ def test_other_errors_are_not_retried():
         make_sampler(nn.Flatten()).with_fitting_batch(work, 4)
 
 
-@pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", "", "cpu:x"])
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", ""])
 def test_devices_that_are_not_there(name):
     """One line, whatever PyTorch says; and the CPU is always there."""
     with pytest.raises(InputError, match="is not available"):
