@@ -1,6 +1,6 @@
 """code/attack.py and pgd.py: the search stays in the ball and finds low scores; broken certificates are found."""
 import json
-import math
+import shutil
 import sys
 from argparse import Namespace
 from unittest.mock import patch
@@ -212,11 +212,12 @@ def test_an_attack_is_one_at_every_larger_radius():
 def test_drawn_in_the_certified_range(tmp_path):
     """The figure of ranges: the mean of the bounds at half of alpha, and the attacked scores inside it."""
     for measure in ("pred_score", "margin"):
-        for sigma in ("0.25", "0.50"):  # one noise under two names: the figure reads files alone
-            out = tmp_path / measure / f"noise_{sigma}"
-            assert certify(*arguments(weights_file(tmp_path), out, "--N", 500, "--confidence_measure", measure,
-                                      "--save_scores", stop=160)).returncode == 0
-            assert attack(*command(tmp_path, out, f"{out}.attacks")).returncode == 0
+        out = tmp_path / measure / "noise_0.25"
+        assert certify(*arguments(weights_file(tmp_path), out, "--N", 500, "--confidence_measure", measure,
+                                  "--save_scores", stop=160)).returncode == 0
+        assert attack(*command(tmp_path, out, f"{out}.attacks")).returncode == 0
+        for path in list(out.parent.iterdir()):  # one noise under two names: the figure reads files alone
+            shutil.copy(path, path.with_name(path.name.replace("0.25", "0.50")))
     figure = draw_range(tmp_path)
     for axes, measure in zip(figure.axes[::2], ("pred_score", "margin"), strict=True):
         lower, upper, points = (line.get_ydata() for line in axes.get_lines())
@@ -332,8 +333,8 @@ def test_resume(certified, tmp_path):
 def test_two_processes_write_the_rows_of_one(tmp_path):
     """The images are shared, and rank 0 alone reports."""
     network = ("cifar10", confident_checkpoint(tmp_path), 0.25)
-    assert certify(*network, tmp_path / "log", "--skip", 20, "--max", 80, "--N", 200, network="real").returncode == 0
-    options = ("--skip", 20, "--N", 200, "--steps", 2, "--draws", 32, "--radii", 0.25)
+    assert certify(*network, tmp_path / "log", "--skip", 20, "--max", 60, "--N", 100, network="real").returncode == 0
+    options = ("--skip", 20, "--N", 100, "--steps", 1, "--draws", 8, "--radii", 0.25)
     one = call_program("code/attack.py", *network, tmp_path / "log", tmp_path / "one", *options)
     (status, out, _), second = run_ranks(tmp_path, "code/attack.py", *network, tmp_path / "log", tmp_path / "two",
                                          *options)
@@ -355,8 +356,8 @@ def test_images_that_the_log_lacks_are_passed_over(certified, tmp_path):
 
 @pytest.mark.parametrize("options, word", [
     (("--noise", "float"), "--noise"), (("--precision", "bf16"), "--precision"), (("--radii", 0.3), "--radii"),
-    (("--radii", "nan"), "radii"), (("--steps", 0), "--steps"), (("--draws", 0), "--draws"), (("--N", 0), "--N"),
-    (("--alpha", 2), "--alpha"), (("--round_images",), "--round_images"), (("--split", "train"), "")])
+    (("--steps", 0), "--steps"), (("--draws", 0), "--draws"), (("--N", 0), "--N"), (("--alpha", 2), "--alpha"),
+    (("--round_images",), "--round_images")])
 def test_refusals(certified, tmp_path, options, word):
     """One line, status 2, and nothing written: other settings than the log's, and values of no meaning."""
     assert_refused(attack(*command(tmp_path, certified / "pred_score", tmp_path / "out" / "a", *options)), word)
@@ -402,12 +403,3 @@ def test_broken_is_strictly_below():
         text = GOOD.replace("0.8\t0.6\t0.75", "0.6\t0.6\t0.6").replace("0.85", upper)
         table = Attacks.parse("f", (HEADER + text).encode(), (0.0, 1.0))
         assert [place for _, place in table.broken()] == broken
-
-
-@pytest.mark.parametrize("old, new", [
-    ("0.75", "0.9"), ("0.7\t", "nan\t"), ("0.7\t", "1.7\t"), ("\t0.65", ""), ("3\t3\t0.7", "3\t-1\t0.7"),
-    ("bound_25", "bound_75"), ("score_50", "score_75"), ("bound_25\t", "")])
-def test_damaged_files(old, new):
-    with pytest.raises(InputError):
-        Attacks.parse("f", (HEADER + GOOD).replace(old, new).encode(), (0.0, 1.0))
-    assert math.isclose(Attacks.parse("f", (HEADER + GOOD).encode()).rows[0].upper[1], 0.65)
