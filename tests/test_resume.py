@@ -93,15 +93,6 @@ def test_any_torn_scores(size, log, weights, whole):
     assert_same_run(log, whole)
 
 
-def test_every_start_is_recorded(log, weights):
-    """With the arguments as typed, a time, and no other start lost."""
-    certify(*arguments(weights, log, "--save_scores", stop=260))
-    record = json.loads(record_of(log).read_text())
-    assert [start["arguments"]["max"] for start in record["starts"]] == [240, 260]
-    assert {start["arguments"]["base_classifier"] for start in record["starts"]} == {str(weights)}
-    assert record["settings"]["sigma"] == 0.25 and "max" not in record["settings"]
-
-
 @pytest.mark.parametrize("lengths", [(3, 9), (12, 0)])
 def test_two_logs_of_one_pass(lengths, weights, tmp_path):
     """Both resume at the shorter, and the rows that the longer has already stay as they are."""
