@@ -28,18 +28,14 @@ def off_the_grid(*request):
     return ImageSet(10000, lambda index: (torch.full((3, 32, 32), 0.5), 0)), range(0, 40, 20)
 
 
-def test_integer_noise_is_the_default_and_recorded(tmp_path):
-    """With delta, the total variation of one noisy image; nothing is said of Gaussians."""
-    result = run(tmp_path)
-    assert result.returncode == 0 and "Gaussian" not in result.stderr
-    assert settings(tmp_path)["noise"] == "integer"
-    assert settings(tmp_path)["delta"] == make_noise("integer", 0.25, torch.device("cpu")).delta(3072) > 0
-
-
-def test_float_noise_says_what_it_assumes(tmp_path):
-    result = run(tmp_path, "--noise", "float")
-    assert result.returncode == 0 and "taken for exact Gaussian noise" in result.stderr
-    assert (settings(tmp_path)["noise"], settings(tmp_path)["delta"]) == ("float", 0.0)
+@pytest.mark.parametrize("options, noise, said", [((), "integer", False), (("--noise", "float"), "float", True)])
+def test_what_is_recorded_and_said(options, noise, said, tmp_path):
+    """Integer noise is the default, with delta, the total variation of one noisy image; float noise assumes."""
+    result = run(tmp_path, *options)
+    assert result.returncode == 0 and ("taken for exact Gaussian noise" in result.stderr) == said
+    assert settings(tmp_path)["noise"] == noise
+    delta = make_noise(noise, 0.25, torch.device("cpu")).delta(3072)
+    assert settings(tmp_path)["delta"] == delta and (delta > 0) == (not said)
 
 
 @pytest.mark.parametrize("noise", ["integer", "float"])
@@ -71,8 +67,7 @@ def test_delta_is_taken_off_the_mean_and_the_lead(monkeypatch):
     assert smooth.predict(x, 16, 500, 0.1, 500, index=0).prediction == ABSTAIN
 
 
-@pytest.mark.parametrize("options", [(), ("--noise", "float")])
-def test_a_log_from_before_integer_noise_is_not_resumed(tmp_path, options):
+def test_a_log_from_before_integer_noise_is_not_resumed(tmp_path):
     """Its record names no noise: float noise of streams that are gone. Complete or not, it is refused and stays."""
     assert run(tmp_path, "--noise", "float", stop=100).returncode == 0
     record = json.loads((tmp_path / "log.json").read_text())
@@ -81,7 +76,7 @@ def test_a_log_from_before_integer_noise_is_not_resumed(tmp_path, options):
     (tmp_path / "log.json").write_text(json.dumps(record))
     before = contents(tmp_path)
     for stop in (100, 240):
-        assert_refused(certify(*arguments(weights_file(tmp_path), tmp_path / "log", *options, stop=stop)), "--noise")
+        assert_refused(run(tmp_path, "--noise", "float", stop=stop), "--noise")
     assert contents(tmp_path) == before
 
 
