@@ -12,7 +12,7 @@ import sys
 import code_path
 from scipy.special import ndtri
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.report.tables import FORMATS, format_table
 from certconf.statistics.bounds import clopper_pearson_band, dkw_band
 
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

@@ -17,7 +17,7 @@ import torch
 from machine import RESULTS, describe
 from plain_loop import SIDE
 
-from certconf.errors import run
+from certconf.errors import run_cli
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
 from certconf.report.tables import format_table
@@ -91,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

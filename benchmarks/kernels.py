@@ -13,7 +13,7 @@ import torch
 from machine import describe
 from torch.profiler import ProfilerActivity, profile
 
-from certconf.errors import run
+from certconf.errors import run_cli
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.datasets import open_images
 from certconf.sampling import PRECISIONS
@@ -57,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

@@ -14,7 +14,7 @@ from pathlib import Path
 import code_path
 import numpy as np
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.formats.log import Log
 from certconf.formats.scores import SavedScores, read_scores
 from certconf.report.labels import add_label_options, label_of_files
@@ -78,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

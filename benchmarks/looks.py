@@ -17,7 +17,7 @@ from functools import lru_cache
 import code_path
 import numpy as np
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.formats.scores import read_scores
 from certconf.report.tables import FORMATS, format_table
 from certconf.statistics.certificate import ABSTAIN, Certificate, CertificateSpec
@@ -69,7 +69,7 @@ def certified(certificate: Certificate, score: float) -> np.ndarray:
 def smaller(spec: CertificateSpec, certificate: Certificate, n: int) -> Certificate:
     """The certificate of n samples with all of spec.alpha, if their quantiles are those of `certificate`'s sample."""
     once, own = one_look(spec, n), certificate.spec
-    order = np.interp((once.band.ranks - 0.5) / n, (own.band.ranks - 0.5) / own.n, certificate.thresholds)
+    order = np.interp((once.band.ranks - 0.5) / n, (own.band.ranks - 0.5) / own.n, certificate.order_statistics)
     return once.certificate(certificate.chosen, certificate.mean, order)
 
 
@@ -86,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

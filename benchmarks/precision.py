@@ -13,7 +13,7 @@ import code_path
 import torch
 from machine import RESULTS, describe
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.catalogue import DATASETS
@@ -125,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

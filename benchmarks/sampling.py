@@ -23,7 +23,7 @@ from machine import RESULTS, convolution_peak, describe, finish, flops
 from plain_loop import DONE, NO_MEMORY, SIGMA, network_and_image, plain_bounds
 
 from certconf.core import order_statistics
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF
 from certconf.report.tables import format_table
@@ -261,4 +261,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

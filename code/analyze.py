@@ -29,7 +29,7 @@ import math
 import sys
 from pathlib import Path
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.files import refuse_existing
 from certconf.formats.rows import shortest
 from certconf.report.curves import Source, read_sources
@@ -118,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

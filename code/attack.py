@@ -35,7 +35,7 @@ from certconf.statistics.certificate import ABSTAIN, Certificate, CertificateSpe
 if TYPE_CHECKING:
     import torch
 
-    from certconf.pgd import Search
+    from certconf.pgd import PGDAttack
     from certconf.sampling.sampler import Sampler
 
 LARGEST_RADIUS = 100  # up to which the integers of attacked images are int16
@@ -103,28 +103,28 @@ def make_sampler(run: Run) -> "Sampler":
     """The sampler of attacked images, with the network that the run has loaded."""
     from certconf.sampling.noise import make_noise  # with PyTorch, which is loaded by now
     from certconf.sampling.sampler import Sampler
-    config, network = run.config, run.subject.network.to(run.device).requires_grad_(False)
+    config, network = run.config, run.inputs.network.to(run.device).requires_grad_(False)
     noise = make_noise(config.noise, config.sigma, run.device, config.round_images, reach=255 * LARGEST_RADIUS)
     return Sampler(network, noise, run.device, config.precision, config.compile, config.random_network)
 
 
 def make_attack(run: Run, target: Target, sampler: "Sampler") -> Callable[[int], ImageResult]:
     """The attack on the image of an index."""
-    from certconf.pgd import Search
+    from certconf.pgd import PGDAttack
     config = run.config
-    search = Search(run.subject.network, target.spec.measure, sampler.noise, config.steps, config.draws, config.clip,
-                    config.batch)
+    search = PGDAttack(run.inputs.network, target.spec.measure, sampler.noise, config.steps, config.draws, config.clip,
+                       config.batch)
     return partial(attack_image, run, target, search, sampler)
 
 
-def attack_image(run: Run, target: Target, search: "Search", sampler: "Sampler", index: int) -> ImageResult:
+def attack_image(run: Run, target: Target, search: "PGDAttack", sampler: "Sampler", index: int) -> ImageResult:
     """The row of an image in the one file."""
     from certconf.pgd import pixels
     from certconf.sampling.noise import eight_bit
     config = run.config
     row = next(row for row in target.log.rows if row.index == index)
-    x, label = run.subject.images.load(index)
-    if label != row.label or row.predict >= run.subject.num_classes:
+    x, label = run.inputs.images.load(index)
+    if label != row.label or row.predict >= run.inputs.num_classes:
         raise errors.InputError(f"{config.log}: image {index} of {config.dataset} has another label, or too few "
                                 "classes")
     if row.predict == ABSTAIN:
@@ -161,7 +161,7 @@ def estimate(sampler: "Sampler", spec: CertificateSpec, x: "torch.Tensor", chose
             raise errors.NonFiniteScores
         return spec.certificate(chosen, mean, order_statistics(scores, spec.band.ranks))
 
-    return sampler.with_fitting_batch(certificate, config.batch)
+    return sampler.retry_on_out_of_memory(certificate, config.batch)
 
 
 def report(config: AttackConfig, alpha: float) -> int:
@@ -191,8 +191,8 @@ def main() -> int:
                  confidence_measure=measure.name, radii=list(target.radii), log_sha256=file_sha256(config.log))
         certified = set(target.log.indices)
         if not run.complete(certified):
-            subject = run.load()
-            run.share(check_same_run, config, {**vars(config), **run.settings}, target, subject.indices)
+            inputs = run.load()
+            run.share(check_same_run, config, {**vars(config), **run.settings}, target, inputs.indices)
             sampler = make_sampler(run)
             attack = make_attack(run, target, sampler)
             run.begin(sampler, certified)
@@ -206,4 +206,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main, STOPPED))
+    sys.exit(errors.run_cli(main, STOPPED))

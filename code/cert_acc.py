@@ -22,7 +22,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.formats.log import RANGES, Log
 from certconf.formats.record import recorded_alpha
 from certconf.report.labels import add_label_options, label_of_files
@@ -146,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

@@ -48,17 +48,17 @@ def main() -> int:
         open_logs(run, plans)
         if run.complete():
             return 0
-        subject = run.load()
+        inputs = run.load()
         from certconf.core import Smooth  # PyTorch, which `load` has loaded
-        smooth = Smooth(subject.network, subject.num_classes, config.sigma, config.confidence_measure,
+        smooth = Smooth(inputs.network, inputs.num_classes, config.sigma, config.confidence_measure,
                         device=str(run.device), precision=config.precision, compile=config.compile,
                         early_abstain=config.early_abstain, noise=config.noise, round_images=config.round_images,
                         random_network=config.random_network)
         run.begin(smooth.sampler)
-        for index, result in run.map(lambda i: certify_image(smooth, plans, subject.images, i, config)):
+        for index, result in run.map(lambda i: certify_image(smooth, plans, inputs.images, i, config)):
             run.write(index, result)
     return run.status
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main, STOPPED))
+    sys.exit(errors.run_cli(main, STOPPED))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.files import file_sha256, refuse_existing, write_new
 from certconf.formats.rows import round_down, shortest
 from certconf.formats.scores import SavedScores, read_scores
@@ -226,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

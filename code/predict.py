@@ -47,16 +47,16 @@ def main() -> int:
         run.open(config.outfile, PREDICTIONS.header(), Predictions.parse, program="predict")
         if run.complete():
             return 0
-        subject = run.load()
+        inputs = run.load()
         from certconf.core import Smooth  # PyTorch, which `load` has loaded
-        smooth = Smooth(subject.network, subject.num_classes, config.sigma, device=str(run.device),
+        smooth = Smooth(inputs.network, inputs.num_classes, config.sigma, device=str(run.device),
                         precision=config.precision, compile=config.compile, noise=config.noise,
                         round_images=config.round_images, random_network=config.random_network)
         run.begin(smooth.sampler)
-        for index, result in run.map(lambda i: predict_image(smooth, subject.images, i, config)):
+        for index, result in run.map(lambda i: predict_image(smooth, inputs.images, i, config)):
             run.write(index, result)
     return run.status
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main, STOPPED))
+    sys.exit(errors.run_cli(main, STOPPED))

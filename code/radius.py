@@ -14,7 +14,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.formats.radii import NAIVE, RADII, Radii
 from certconf.formats.rows import round_down, shortest
 from certconf.formats.scores import SavedScores, read_scores
@@ -83,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "stopped; the same command resumes"))
+    sys.exit(run_cli(main, "stopped; the same command resumes"))

@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.formats.log import LOG, RANGES, Log
 from certconf.formats.scores import SavedScores, read_scores
 from certconf.runner.config import check_plan
@@ -95,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "stopped; the same command resumes"))
+    sys.exit(run_cli(main, "stopped; the same command resumes"))

@@ -19,7 +19,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.formats.rows import join_fields
 from certconf.inputs.catalogue import DATASET_OF, DATASETS
 from certconf.runner.output import AppendFile
@@ -164,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

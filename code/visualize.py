@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from certconf.errors import InputError, run
+from certconf.errors import InputError, run_cli
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.catalogue import DATASETS, check_dataset_name
 from certconf.report.figures import check_figure_path, new_figure, save_figure
@@ -122,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_cli(main))

@@ -34,7 +34,7 @@ def tiny_network(scale: float = 25.0, seed: int = 0):
 def tiny_checkpoint(network=None) -> dict:
     """What call_program patches, so that every checkpoint holds this network (None: the tiny one)."""
     loaded = tiny_network() if network is None else network
-    return {"certconf.inputs.subject.load_checkpoint": lambda path, dataset, *more: (loaded, {"arch": "tiny"})}
+    return {"certconf.inputs.loading.load_checkpoint": lambda path, dataset, *more: (loaded, {"arch": "tiny"})}
 
 
 class Slow(torch.nn.Module):
@@ -110,7 +110,7 @@ def _child(args: tuple, errors: str, network, file_size: int | None) -> None:
 
 
 def _started(target, *args) -> multiprocessing.Process:
-    START.set_forkserver_preload(["certify", "certconf.core", "certconf.inputs.subject"])
+    START.set_forkserver_preload(["certify", "certconf.core", "certconf.inputs.loading"])
     process = START.Process(target=target, args=args)
     with patch.dict(os.environ, PYTHONPATH=str(CODE), OMP_NUM_THREADS="1"):
         process.start()

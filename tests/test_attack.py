@@ -26,7 +26,7 @@ import analyze
 import attack as attack_program
 from certconf.errors import InputError
 from certconf.formats.attacks import ATTACKS, Attacks
-from certconf.pgd import Search, is_inside, pixels, project, to_grid
+from certconf.pgd import PGDAttack, is_inside, pixels, project, to_grid
 from certconf.report.curves import ATTACKED, CDF, Source, check_attacks, read_sources
 from certconf.report.panels import draw_range
 from certconf.runner.config import AttackConfig
@@ -65,7 +65,7 @@ def certified(tmp_path_factory):
 
 def search(f, measure="pred_score", noise="integer", clip=False, batch=1000, steps=20):
     network = AlongDirection(f).requires_grad_(False)
-    return Search(network, MEASURES[measure], make_noise(noise, SIGMA, CPU, reach=25500), steps, 64, clip, batch)
+    return PGDAttack(network, MEASURES[measure], make_noise(noise, SIGMA, CPU, reach=25500), steps, 64, clip, batch)
 
 
 @pytest.mark.parametrize("measure, noise", [("pred_score", "integer"), ("margin", "integer"), ("pred_score", "float")])
@@ -308,9 +308,10 @@ def test_each_limit_is_at_half_of_alpha(certified, tmp_path):
 
 def test_the_search_has_a_stream_of_its_own_and_two_starts(monkeypatch):
     """Its noise and its random start come from SEARCH; one descent starts at the image, one at the edge of the ball."""
-    keys, starts, go = [], [], Search._descend
+    keys, starts, go = [], [], PGDAttack._descend
     monkeypatch.setattr("certconf.pgd.stream_seed", lambda *key: keys.append(key) or stream_seed(*key))
-    monkeypatch.setattr(Search, "_descend", lambda self, point, *args: starts.append(point) or go(self, point, *args))
+    monkeypatch.setattr(PGDAttack, "_descend",
+                        lambda self, point, *args: starts.append(point) or go(self, point, *args))
     search(lambda u: 2 * u, steps=2).lowest(INTEGERS, 0, 0.5, index=3, seed=5)
     assert keys == [(5, 3, SEARCH)]
     distances = [float((start - pixels(INTEGERS)).norm()) for start in starts]

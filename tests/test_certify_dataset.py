@@ -13,7 +13,7 @@ from certconf.errors import InputError
 from certconf.formats.scores import read_scores
 from certconf.inputs.architectures import Normalize
 from certconf.inputs.datasets import image_set
-from certconf.inputs.subject import Subject, weights_sha256
+from certconf.inputs.loading import Inputs, weights_sha256
 from certconf.inputs.user_code import call
 from certconf.runner.certification import OPTIONS as TAKEN
 from certconf.runner.certification import certify_dataset
@@ -189,6 +189,6 @@ def test_takes_every_option_that_is_not_the_smooth_s():
 
 def test_images_without_noise_of_their_own():
     """An index that no random stream has is refused before the run, not in the middle of it."""
-    Subject(None, 10, None, range(INDICES), {})
+    Inputs(None, 10, None, range(INDICES), {})
     with pytest.raises(InputError, match="--max"):
-        Subject(None, 10, None, range(INDICES + 1), {})
+        Inputs(None, 10, None, range(INDICES + 1), {})

@@ -70,7 +70,7 @@ def test_scores_and_order_statistics():
     scores = np.sort([(1 + k % 100) / (2 + k % 100) for k in range(128, 1128)])
     assert certificate.chosen == 0
     assert certificate.mean == pytest.approx(scores.mean(), abs=1e-7)
-    assert certificate.thresholds == pytest.approx(scores[clopper_pearson_ranks(1000) - 1], abs=1e-6)
+    assert certificate.order_statistics == pytest.approx(scores[clopper_pearson_ranks(1000) - 1], abs=1e-6)
 
 
 def test_order_statistics():
@@ -187,7 +187,7 @@ def test_kept_ranks(n):
 
     for index, x in enumerate(images(3)):
         full, kept = (certify_by(x, index, "dkw", kept_ranks) for kept_ranks in (None, "falling"))
-        assert len(kept.thresholds) <= len(full.thresholds) == n
+        assert len(kept.order_statistics) <= len(full.order_statistics) == n
         for radius in RADII:
             assert kept.lower_bound(radius) <= full.lower_bound(radius) + 1e-12
         full, kept = (certify_by(x, index, "clopper_pearson", kept_ranks) for kept_ranks in (None, "falling"))
@@ -240,7 +240,7 @@ def test_when_sampling_stops(score, taken):
     certificate = certify(smooth(network, 11, early_abstain=True), 3000, n0=64)
     assert certificate.mean == pytest.approx(score, abs=1e-6)
     assert Scripted.seen - 64 == taken
-    assert (certificate.thresholds is None) == (taken < 3000)
+    assert (certificate.order_statistics is None) == (taken < 3000)
     assert (certificate.prediction == ABSTAIN) == (score < 0.5)
 
 
@@ -250,7 +250,7 @@ def test_two_measures_stop_together():
     score, margin = certify(smooth(network, 11, ("pred_score", "margin"), early_abstain=True), 3000, n0=64)
     assert Scripted.seen == 64 + 3008
     assert score.prediction == ABSTAIN and margin.prediction == 0
-    assert score.thresholds is not None
+    assert score.order_statistics is not None
 
 
 # --- what cannot be certified -----------------------------------------------------------------------------------------

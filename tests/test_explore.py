@@ -156,7 +156,7 @@ def test_images(folder):
         # the share of scores that are at least s, at the order statistics that are kept
         drawn = dict(zip(image["scores"], image["share"], strict=True))
         assert drawn[0] == 1000 or image["scores"][1] == 0
-        order, ranks = found.thresholds, found.spec.band.ranks
+        order, ranks = found.order_statistics, found.spec.band.ranks
         for s, share in drawn.items():
             at_least = (500 + 1 - ranks[np.searchsorted(order, s / 1000)]) / 500 if s / 1000 <= order[-1] else 0
             assert share / 1000 == pytest.approx(at_least, abs=0.03)

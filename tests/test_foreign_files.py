@@ -12,7 +12,7 @@ import pytest
 from certify_runs import Blinding, arguments, call_program, certify, contents, weights_file
 from helpers import DEMO_CHECKPOINT, ROOT, assert_refused, read_rows
 
-from certconf.errors import run
+from certconf.errors import run_cli
 
 RECERTIFY, RADIUS = "code/recertify.py", "code/radius.py"
 
@@ -179,7 +179,7 @@ def test_an_unexpected_error_can_be_looked_into(debug, shown, monkeypatch, capsy
     monkeypatch.setenv("CERTIFY_DEBUG", debug)
     monkeypatch.setattr(signal, "signal", lambda signum, handler: None)
     monkeypatch.setattr(sys, "stdout", None)  # as under a daemon: an OSError's stdout is given up
-    assert run(failing_main) == 2
+    assert run_cli(failing_main) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == "error: [Errno 5] Input/output error"
     assert ("in failing_main" in "".join(lines)) == shown and (len(lines) == 1) != shown

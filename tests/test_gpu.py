@@ -48,10 +48,10 @@ def noisy(noise, x, device, batch=BATCH, count=BATCH):
     return torch.cat(taken)[:count]
 
 
-def softmax(network, x, device, precision="fp32", compile=False, count=4 * BATCH, stage=ESTIMATION, sampler=None):
+def softmax(network, x, device, precision="fp32", compile=False, count=4 * BATCH, stream=ESTIMATION, sampler=None):
     """The softmax of `count` noisy copies of x, on the CPU."""
     sampler = sampler or Sampler(network, make_noise("integer", SIGMA, device), device, precision, compile)
-    return torch.cat([part.cpu() for part in sampler.softmax(x, count, BATCH, (0, 0, stage))])
+    return torch.cat([part.cpu() for part in sampler.softmax(x, count, BATCH, (0, 0, stream))])
 
 
 # --- the same numbers -------------------------------------------------------------------------------------------------
@@ -81,8 +81,8 @@ def test_compiled_equals_eager(precision, network, gpu):
     eager, compiled = (Sampler(network, make_noise("integer", SIGMA, gpu), gpu, precision, compile)
                        for compile in (False, True))
     for x in images(2):
-        for stage, count in ((SELECTION, 100), (ESTIMATION, 4 * BATCH)):
-            one, two = (softmax(None, x, gpu, count=count, stage=stage, sampler=sampler)
+        for stream, count in ((SELECTION, 100), (ESTIMATION, 4 * BATCH)):
+            one, two = (softmax(None, x, gpu, count=count, stream=stream, sampler=sampler)
                         for sampler in (eager, compiled))
             assert (one - two).abs().max() < (1e-5 if precision == "fp32" else 0.05)
     assert counters["inductor"]["cudagraph_skips"] == 0

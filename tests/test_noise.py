@@ -204,11 +204,11 @@ def test_unknown_noise():
 
 @given(st.integers(0, SEEDS - 1), st.integers(0, INDICES - 1), st.sampled_from([SELECTION, ESTIMATION, ATTACK, SEARCH]))
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_stream_seed_is_injective(seed, index, stage):
+def test_stream_seed_is_injective(seed, index, stream):
     """The three numbers can be read back from its 32 bits, of which the top one is 1."""
-    value = stream_seed(seed, index, stage)
+    value = stream_seed(seed, index, stream)
     assert value >> 31 == 1
-    assert (value >> 23 & 0xFF, value >> 2 & 0x1FFFFF, value & 3) == (seed, index, stage)
+    assert (value >> 23 & 0xFF, value >> 2 & 0x1FFFFF, value & 3) == (seed, index, stream)
 
 
 @given(st.integers(0, TRAINING_SEEDS - 1), st.integers(0, TRAINING_EPOCHS - 1))

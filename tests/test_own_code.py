@@ -16,7 +16,7 @@ from certconf.errors import InputError
 from certconf.inputs import user_code
 from certconf.inputs.architectures import load_checkpoint, load_user_network
 from certconf.inputs.datasets import open_images
-from certconf.inputs.subject import weights_sha256
+from certconf.inputs.loading import weights_sha256
 from certconf.inputs.user_code import call, file_of, is_user_code
 
 

@@ -20,7 +20,7 @@ from certconf import errors
 from certconf.runner import heartbeat
 from certconf.runner.worker import Worker
 
-heartbeat.BEAT, heartbeat.PATIENCE = 0.2, 2.0
+heartbeat.HEARTBEAT_INTERVAL, heartbeat.HEARTBEAT_TIMEOUT = 0.2, 2.0
 rank, attempt = int(os.environ["RANK"]), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 def work(task):
@@ -35,7 +35,7 @@ def main():
             print(task, result, flush=True)
         {after}
 
-sys.exit(errors.run(main, "stopped"))
+sys.exit(errors.run_cli(main, "stopped"))
 """
 # rank 1 gets the task that it fails at, whichever that is, while rank 0 is at work or waits for it
 FAIL_ON_1 = "time.sleep(0.2)\n    if rank == 1: {}"

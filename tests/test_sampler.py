@@ -82,7 +82,7 @@ def test_same_softmax_for_every_batch():
 
 @pytest.mark.parametrize("other", [(8, 40, ESTIMATION), (7, 41, ESTIMATION), (7, 40, SELECTION)])
 def test_streams_differ(other):
-    """Another seed, index or stage: no noise in common, and no correlation (5 standard errors)."""
+    """Another seed, index or stream: no noise in common, and no correlation (5 standard errors)."""
     one, two = ((noisy_images(key=key) - IMAGE) / SIGMA for key in (KEY, other))
     assert not torch.isclose(one, two).all(1).all(1).all(1).any()
     assert abs((one * two).mean()) < 5 / math.sqrt(one.numel())
@@ -407,17 +407,18 @@ def test_retry_after_out_of_memory(capsys):
             raise RuntimeError("GET was unable to find an engine to execute this computation")
         return f"done with {batch}"
 
-    assert ours.with_fitting_batch(work, 100) == "done with 25"
+    assert ours.retry_on_out_of_memory(work, 100) == "done with 25"
     assert tried == [100, 50, 25]
     assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["50", "25"]
-    assert ours.with_fitting_batch(work, 100) == "done with 25" and ours.with_fitting_batch(work, 8) == "done with 8"
+    assert ours.retry_on_out_of_memory(work, 100) == "done with 25"
+    assert ours.retry_on_out_of_memory(work, 8) == "done with 8"
     assert tried == [100, 50, 25, 25, 8] and not capsys.readouterr().err
 
     def hopeless(batch):
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        ours.with_fitting_batch(hopeless, 4)
+        ours.retry_on_out_of_memory(hopeless, 4)
 
 
 def test_a_compiled_network_is_dropped_after_out_of_memory(monkeypatch):
@@ -434,7 +435,7 @@ def test_a_compiled_network_is_dropped_after_out_of_memory(monkeypatch):
             raise torch.OutOfMemoryError
         return scores
 
-    assert len(ours.with_fitting_batch(work, 64)) == 32
+    assert len(ours.retry_on_out_of_memory(work, 64)) == 32
     assert [call if call == "reset" else call["dynamic"] for call in calls] == [False, "reset", False]
 
 
@@ -444,7 +445,7 @@ def test_other_errors_are_not_retried():
         raise RuntimeError("not about memory")
 
     with pytest.raises(RuntimeError, match="not about memory"):
-        make_sampler(nn.Flatten()).with_fitting_batch(work, 4)
+        make_sampler(nn.Flatten()).retry_on_out_of_memory(work, 4)
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", ""])

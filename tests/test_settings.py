@@ -32,7 +32,7 @@ def command(folder, *options, stop=80, **changed):
 
 def run(folder, *options, **changed):
     """A run in `folder`, with images under every data set's name."""
-    return certify(*command(folder, *options, **changed), patches={"certconf.inputs.subject.open_images": any_images})
+    return certify(*command(folder, *options, **changed), patches={"certconf.inputs.loading.open_images": any_images})
 
 
 def without_scores(folder, *options, stop=80):
@@ -44,8 +44,8 @@ def without_scores(folder, *options, stop=80):
 def settings(folder, *options, **changed):
     """The settings that such a run would record, of the program's own parser and loop, without its files."""
     args = vars(program.make_parser().parse_args(list(map(str, command(folder, *options, **changed)))))
-    with (patch("certconf.inputs.subject.load_checkpoint", lambda *args: (tiny_network(), {"arch": "tiny"})),
-          patch("certconf.inputs.subject.open_images", any_images)):
+    with (patch("certconf.inputs.loading.load_checkpoint", lambda *args: (tiny_network(), {"arch": "tiny"})),
+          patch("certconf.inputs.loading.open_images", any_images)):
         with Run(CertifyConfig(**args)) as run:
             run.load()
             known = {"program": "certify", "confidence_measure": args["confidence_measure"][0], "settle": None,

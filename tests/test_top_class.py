@@ -119,8 +119,8 @@ def test_three_measures_in_one_pass(logs):
     for row in rows["top_class"]:
         x, _ = images.load(int(row["idx"]))
         chosen, counts = (sum(torch.bincount(softmax.argmax(1), minlength=10)
-                              for softmax in sampler.softmax(x, n, 1000, (0, int(row["idx"]), stage)))
-                          for n, stage in ((16, SELECTION), (1000, ESTIMATION)))
+                              for softmax in sampler.softmax(x, n, 1000, (0, int(row["idx"]), stream)))
+                          for n, stream in ((16, SELECTION), (1000, ESTIMATION)))
         radius = max(SIGMA * ndtri(cohen_limit(int(counts[chosen.argmax()]), 1000)), 0.0)
         for r in RADII:
             bound = float(row[f"exp_cdf_{round(100 * r):02d}"])

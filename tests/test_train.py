@@ -14,7 +14,7 @@ from helpers import assert_refused, fake_checkpoint, random_network
 import train
 from certconf import training
 from certconf.consistency import consistency_loss
-from certconf.errors import run
+from certconf.errors import run_cli
 from certconf.files import file_sha256
 from certconf.inputs import architectures, datasets
 from certconf.inputs.architectures import build_network, initialise, load_checkpoint
@@ -41,14 +41,14 @@ def tiny_cifar10(monkeypatch):
 
 
 def start(out, *options, dataset="cifar10", arch="cifar_resnet20"):
-    """train.py in this process: as main() runs under errors.run. options come last, so that they win."""
+    """train.py in this process: as main() runs under errors.run_cli. options come last, so that they win."""
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     stdout, stderr, argv = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["train.py", dataset, arch, str(out), "--epochs", "2", "--batch", "8", "--lr", "0.01", "--noise_sd",
                 "0.25", "--device", "cpu", *map(str, options)]
     try:
         with redirect_stdout(stdout), redirect_stderr(stderr):
-            status = run(train.main)
+            status = run_cli(train.main)
     finally:
         sys.argv = argv
         for signum, handler in handlers.items():

@@ -1,7 +1,7 @@
 """`Smooth`: the smoothed classifier. How an image x becomes a certificate, with noise sigma and error alpha:
 
     1. class      c = the class of the highest mean score over N0 noisy copies of x          _select
-    2. scores     X_1 ... X_N of class c on N fresh noisy copies                             _growing_scores
+    2. scores     X_1 ... X_N of class c on N fresh noisy copies                             _sample_scores
     3. order      s_j = X_(r_j), order statistics at about 1,000 ranks                       order_statistics
     4. band       p_j <= P(score >= s_j) for all j at once, with probability 1 - alpha       bounds.clopper_pearson_band
     5. shift      Phi(Phi^-1(p_j) - R / sigma), which holds at distance R                    bounds.shifted_probability
@@ -76,7 +76,7 @@ class Smooth:
 
         Returns lines that the user should read. Raises BadNetwork. The certificates stay the same.
         """
-        return self.sampler.with_fitting_batch(lambda batch: self.sampler.check(x, n, batch), batch_size)
+        return self.sampler.retry_on_out_of_memory(lambda batch: self.sampler.check(x, n, batch), batch_size)
 
     def certify(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int, seed: int = 0,
                 bound: str = "clopper_pearson", weights: str = "falling", radii: tuple[float, ...] = RADII,
@@ -84,7 +84,7 @@ class Smooth:
         """Certify an image x [C, H, W] from n0 samples that choose the class and n fresh ones that bound its score.
 
         With probability at least 1 - alpha over the sampling all bounds of the certificate's exp_cdf hold; so do those
-        of its exp, with an alpha of their own. The noise comes from (seed, index, stage) alone: give every image an
+        of its exp, with an alpha of their own. The noise comes from (seed, index, stream) alone: give every image an
         index of its own, or their certificates are not independent.
         bound: one of BOUNDS; weights: one of WEIGHTS; radii: in pixels of range [0, 1]; settle: a score (one for each
         measure if there are several): stop once it is settled at every radius whether the bound exceeds it (see
@@ -114,7 +114,7 @@ class Smooth:
         def certificates(batch: int) -> tuple[Certificate, ...]:
             classes = self._select(x, n0, batch, (seed, index, SELECTION))
             found = [None] * len(plans)
-            for scores in self._growing_scores(x, sizes, batch, (seed, index, ESTIMATION), classes):
+            for scores in self._sample_scores(x, sizes, batch, (seed, index, ESTIMATION), classes):
                 drawn, means = scores.shape[1], _finite_means(scores)
                 for i, looks in enumerate(looks_at):
                     if drawn in looks and found[i] is None:
@@ -129,7 +129,7 @@ class Smooth:
                                  for plan, chosen, mean in zip(plans, classes, means, strict=True))
             raise AssertionError("the last look settles everything")
 
-        return self.sampler.with_fitting_batch(certificates, batch_size)
+        return self.sampler.retry_on_out_of_memory(certificates, batch_size)
 
     def predict(self, x: torch.Tensor, n0: int, n: int, alpha: float, batch_size: int, *, index: int,
                 seed: int = 0) -> Prediction:
@@ -155,7 +155,7 @@ class Smooth:
             found = spec.certificate(chosen, mean, order_statistics(scores, spec.band.ranks))
             return Prediction(chosen if wins else ABSTAIN, chosen, found.lower_bound(0.0), found.upper_bound(0.0))
 
-        return self.sampler.with_fitting_batch(prediction, batch_size)
+        return self.sampler.retry_on_out_of_memory(prediction, batch_size)
 
     def plan(self, plan: Plan, x: torch.Tensor) -> Plan:
         """A plan, with what this noise and the size of x add to it. Raises ValueError for a bad one."""
@@ -177,7 +177,7 @@ class Smooth:
             raise NonFiniteScores
         return totals.argmax(1).tolist()
 
-    def _growing_scores(self, x: torch.Tensor, sizes: Sequence[int], batch: int, key: tuple[int, int, int],
+    def _sample_scores(self, x: torch.Tensor, sizes: Sequence[int], batch: int, key: tuple[int, int, int],
                         classes: list[int]) -> Iterator[torch.Tensor]:
         """The scores of each measure's class: the first of them, float32 [measures, size], for each of rising sizes."""
         scores = torch.empty(len(self.measures), sizes[-1], dtype=torch.float32, device=self.sampler.device)

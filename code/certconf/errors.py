@@ -37,7 +37,7 @@ def _stop(signum, frame):
     raise Stopped(signum)
 
 
-def run(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
+def run_cli(main: Callable[[], int | None], when_stopped: str = "stopped") -> int:
     """Call main(); its exit status (None: 0), or 1 after a RankFailed, 2 after an InputError or OSError.
 
     SIGTERM and SIGINT end it with 143 and 130 and the line `when_stopped` (under torchrun from rank 0 alone).

@@ -20,7 +20,7 @@ HALVINGS = 40  # of the interval in which the shrinking factor lies
 
 
 @dataclass(frozen=True)
-class Search:
+class PGDAttack:
     """What is the same for every image.
 
     network: from pixels [B, C, H, W] to logits, on the device of the images, with parameters that need no gradient;

@@ -46,7 +46,7 @@ def describe_dtype(dtype: np.dtype) -> list:
 
 def scores_record(index: int, label: int, certificate: Certificate, dtype: np.dtype) -> bytes:
     """The record of one image, from its certificate with kept ranks."""
-    record, thresholds = np.zeros((), dtype), certificate.thresholds
+    record, thresholds = np.zeros((), dtype), certificate.order_statistics
     record["idx"], record["label"], record["chosen"] = index, label, certificate.chosen
     record["mean"], record["order"] = certificate.mean, thresholds[-1]
     record["order"][:len(thresholds)] = thresholds

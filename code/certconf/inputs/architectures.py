@@ -15,7 +15,7 @@ from certconf.files import file_sha256
 from certconf.inputs.catalogue import DATASET_OF, INFO
 from certconf.inputs.checkpoints import read_file
 from certconf.inputs.cifar_resnet import CifarResNet
-from certconf.inputs.user_code import call, is_user_code, reported
+from certconf.inputs.user_code import as_input_error, call, is_user_code
 from certconf.inputs.weights import NO_WEIGHTS, check_state, find_weights, readings
 from certconf.sampling.checks import logits_of
 from certconf.sampling.sampler import in_eval_mode
@@ -180,7 +180,7 @@ def load_user_network(name: str) -> nn.Module:
         network = network.module()
     if not isinstance(network, nn.Module):
         raise InputError(f"{name}: is {type(network).__name__}, not a torch.nn.Module")
-    with reported(name):
+    with as_input_error(name):
         network = network.to("cpu", torch.float32)
         in_eval_mode(network)
         return network
@@ -191,7 +191,7 @@ def count_classes(name: str, network: nn.Module, x: torch.Tensor) -> int:
 
     Raises InputError if it gives none, or if it takes batches of one size only.
     """
-    with reported(name), torch.no_grad():
+    with as_input_error(name), torch.no_grad():
         try:
             output = network(x[None])
             network(x.expand(3, -1, -1, -1))

@@ -21,7 +21,7 @@ from PIL import Image
 
 from certconf.errors import InputError
 from certconf.inputs.catalogue import INFO, requested_indices
-from certconf.inputs.user_code import call, is_user_code, reported
+from certconf.inputs.user_code import as_input_error, call, is_user_code
 
 if TYPE_CHECKING:
     from torchvision.datasets import ImageFolder
@@ -93,13 +93,13 @@ def image_set(data, name: str) -> ImageSet:
     """
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise InputError(f"{name}: {type(data).__name__} is not a map-style data set (with a length and items)")
-    with reported(name):
+    with as_input_error(name):
         size = len(data)
     if not size:
         raise InputError(f"{name}: no image in it")
 
     def item(index: int) -> tuple[torch.Tensor, int]:
-        with reported(name):
+        with as_input_error(name):
             found = data[index]
         if isinstance(found, Mapping):  # Hugging Face
             image = next((found[key] for key in IMAGE_KEYS if key in found), None)

@@ -39,7 +39,7 @@ def call(text: str, *args):
     path, name = REFERENCE.fullmatch(text).groups()
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
-    with reported(text):
+    with as_input_error(text):
         found = getattr(_module(os.path.realpath(path)), name, None)
         if found is None:
             raise InputError(f"{path}: no function, class or object {name} in it")
@@ -52,7 +52,7 @@ def call(text: str, *args):
 
 
 @contextmanager
-def reported(name: str):
+def as_input_error(name: str):
     """Exceptions of this block become an InputError that begins with `name`; if it is FILE.py:NAME, after a traceback.
 
     So an error in the user's file is shown where it is to be mended.

@@ -117,7 +117,7 @@ def image_row(certificate: Certificate, lower: np.ndarray, places: np.ndarray, g
     upper = np.array([certificate.upper_bound(radius) for radius in grid.radii[::UPPER_EVERY]])
     n, ranks = certificate.spec.n, certificate.spec.band.ranks
     drawn = np.unique(np.searchsorted(ranks, np.linspace(1, n, QUANTILES).astype(np.int64)))
-    scores, first = np.unique(np.floor(certificate.thresholds[drawn] * SCALE).astype(int), return_index=True)
+    scores, first = np.unique(np.floor(certificate.order_statistics[drawn] * SCALE).astype(int), return_index=True)
     return {
         "samples": n, "mean": round(certificate.mean, 4), "radius": places.tolist(),
         "lower": np.maximum(np.floor(lower * SCALE - 1e-9), low).astype(int).tolist(),  # 1e-9: the product may round

@@ -63,7 +63,7 @@ def certify_dataset(smooth: "Smooth", dataset: "Dataset", outfile: str, **option
     option.
     """
     from certconf.inputs.datasets import image_set
-    from certconf.inputs.subject import Subject, modules_sha256, weights_sha256
+    from certconf.inputs.loading import Inputs, modules_sha256, weights_sha256
     if unknown := sorted(options.keys() - OPTIONS):
         raise TypeError(f"certify_dataset: unknown options: {', '.join(unknown)}")
     if options.get("save_scores") and smooth.early_abstain:
@@ -82,11 +82,11 @@ def certify_dataset(smooth: "Smooth", dataset: "Dataset", outfile: str, **option
     images = image_set(dataset, config.dataset)
     hashes = {"weights_sha256": weights_sha256(network), "modules_sha256": modules_sha256(network),
               "images_sha256": images.fingerprint()}
-    subject = Subject(network, smooth.num_classes, images, requested_indices(images.size, config.skip, config.max),
-                      {"arch": config.base_classifier, **hashes})
+    inputs = Inputs(network, smooth.num_classes, images, requested_indices(images.size, config.skip, config.max),
+                    {"arch": config.base_classifier, **hashes})
     with Run(config) as run:
         open_logs(run, plans)
-        run.load(subject)
+        run.load(inputs)
         run.begin(smooth.sampler)
         for index, result in run.map(lambda i: certify_image(smooth, plans, images, i, config)):
             run.write(index, result)

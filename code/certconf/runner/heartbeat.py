@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import distributed
 
-BEAT = 5.0  # seconds between two signs of life
-PATIENCE = 60.0  # seconds without one, on the watcher's own clock, after which a process counts as lost
+HEARTBEAT_INTERVAL = 5.0  # seconds between two signs of life
+HEARTBEAT_TIMEOUT = 60.0  # seconds without one, on the watcher's own clock, after which a process counts as lost
 JOINING = 600.0  # seconds that the first one may take: PyTorch is loaded from slow disks
 
 
@@ -30,7 +30,7 @@ class Heartbeat(threading.Thread):
         self._watched = dict.fromkeys(range(1, size) if rank == 0 else [0], (0, time.monotonic()))
 
     def run(self) -> None:
-        while not self._stopping.wait(BEAT):
+        while not self._stopping.wait(HEARTBEAT_INTERVAL):
             try:
                 self._store.add(f"beat {self._rank}", 1)
                 self.ended = self._rank > 0 and self._store.check(["left 0"])
@@ -38,7 +38,7 @@ class Heartbeat(threading.Thread):
             except RuntimeError:  # the store's host has ended, or cannot be reached
                 self.failure = "the process or node that holds the run's store is lost"
             if self.lost is not None:
-                self.failure = f"rank {self.lost} is lost: no sign of life for {PATIENCE:g} s"
+                self.failure = f"rank {self.lost} is lost: no sign of life for {HEARTBEAT_TIMEOUT:g} s"
             if (self.ended or self.failure) and not self._stopping.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
@@ -46,7 +46,7 @@ class Heartbeat(threading.Thread):
     def stop(self) -> None:
         """End the thread: what was found until then stands."""
         self._stopping.set()
-        self.join(BEAT)
+        self.join(HEARTBEAT_INTERVAL)
 
     def _first_lost(self) -> int | None:
         now = time.monotonic()
@@ -54,6 +54,6 @@ class Heartbeat(threading.Thread):
             found = self._store.add(f"beat {rank}", 0)
             if found != count or self._store.check([f"left {rank}"]):
                 self._watched[rank] = found, now
-            elif now - since > (PATIENCE if count else JOINING):
+            elif now - since > (HEARTBEAT_TIMEOUT if count else JOINING):
                 return rank
         return None

@@ -21,7 +21,7 @@ from certconf.runner.settings import SETTINGS, settings_of, start_of_run
 from certconf.runner.worker import Worker
 
 if TYPE_CHECKING:
-    from certconf.inputs.subject import Subject
+    from certconf.inputs.loading import Inputs
     from certconf.sampling.sampler import Sampler
 
 STOPPED = "stopped; the rows so far are complete, and the same command resumes from them"
@@ -106,12 +106,12 @@ class Run:
                 self._say_complete()
         return self.worker.share(done)
 
-    def load(self, subject: "Subject | None" = None) -> "Subject":
-        """Load what the configuration names (unless `subject` is given), on every rank. Raises InputError."""
+    def load(self, inputs: "Inputs | None" = None) -> "Inputs":
+        """Load what the configuration names (unless `inputs` is given), on every rank. Raises InputError."""
         # only here, since PyTorch takes seconds
         import torch
 
-        from certconf.inputs.subject import load_subject
+        from certconf.inputs.loading import load_inputs
         from certconf.sampling.devices import choose_device
         from certconf.sampling.noise import make_noise
 
@@ -119,12 +119,12 @@ class Run:
         self.device = choose_device(self.worker.device_name(config.device))
         if self.device.index is not None:  # or CUDA graphs would take memory on GPU 0 as well
             torch.cuda.set_device(self.device)
-        self.subject = subject or load_subject(config)
-        x, _ = self.subject.images.load(0)
+        self.inputs = inputs or load_inputs(config)
+        x, _ = self.inputs.images.load(0)
         noise = make_noise(config.noise, config.sigma, torch.device("cpu"), config.round_images)
         noise.start(x)  # refuses an image that it cannot be added to, before a log is made
-        self.settings = {"device_type": self.device.type, "delta": noise.delta(x.numel()), **self.subject.settings}
-        return self.subject
+        self.settings = {"device_type": self.device.type, "delta": noise.delta(x.numel()), **self.inputs.settings}
+        return self.inputs
 
     def begin(self, sampler: "Sampler", only: Set[int] | None = None) -> None:
         """Compare logs and ranks with what was loaded, check the network, and write the logs' records.
@@ -135,18 +135,18 @@ class Run:
             for log in self.logs:
                 log.check_settings({name: value for name, value in {**log.settings, **self.settings}.items()
                                     if name in SETTINGS})
-            self.pending = self._missing(self.subject.indices, only)
+            self.pending = self._missing(self.inputs.indices, only)
             if self.pending:
-                x, _ = self.subject.images.load(self.pending[0])
-                found = sampler.with_fitting_batch(lambda batch: sampler.check(x, self.config.N, batch),
-                                                   self.config.batch)
-                self._warn([*self.remarks, *self.subject.remarks, *found])
+                x, _ = self.inputs.images.load(self.pending[0])
+                found = sampler.retry_on_out_of_memory(lambda batch: sampler.check(x, self.config.N, batch),
+                                                       self.config.batch)
+                self._warn([*self.remarks, *self.inputs.remarks, *found])
                 for log in self.logs:
                     log.begin(self._start())
             else:
                 self._say_complete()
-        self.pending, known = self.worker.share((getattr(self, "pending", None), self.subject.settings))
-        if names := [name for name in known if self.subject.settings.get(name) != known[name]]:
+        self.pending, known = self.worker.share((getattr(self, "pending", None), self.inputs.settings))
+        if names := [name for name in known if self.inputs.settings.get(name) != known[name]]:
             raise InputError(f"{', '.join(SETTINGS[name] for name in names)}: not the same in every process")
 
     def map(self, work: Callable[[int], ImageResult]) -> Iterator[tuple[int, ImageResult | None]]:
@@ -200,7 +200,7 @@ class Run:
     def _warn(self, found: Sequence[str]) -> None:
         """Report on stderr what the user may not expect of this run; found: lines about its network and images."""
         from certconf.sampling.devices import slow_choices
-        config, trained = self.config, self.subject.trained_noise
+        config, trained = self.config, self.inputs.trained_noise
         for line in found:
             print(line, file=sys.stderr)
         for line in slow_choices(config.device, self.device, config.precision):

@@ -1,6 +1,6 @@
 """Noisy forward passes: softmax of a base classifier at an image under noise, sample by sample the same in every run.
 
-Sample k of (seed, index, stage) is the same for every forward size, --batch and number of processes.
+Sample k of (seed, index, stream) is the same for every forward size, --batch and number of processes.
 """
 import copy
 import math
@@ -90,7 +90,7 @@ class Sampler:
     def softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]) -> Iterator[torch.Tensor]:
         """Yield float32 softmax tensors [b, classes] of `count` noisy copies of x [C, H, W], in stream order.
 
-        key: (seed, index, stage). A yielded tensor is valid until the next one.
+        key: (seed, index, stream). A yielded tensor is valid until the next one.
         """
         size = forward_size(self.device.type, *x.shape[1:], batch, count)
         self._build(x)
@@ -135,7 +135,7 @@ class Sampler:
         # one graph for each size of a pass; a second size would otherwise be compiled for all sizes at once, slowly
         return torch.compile(self._network, dynamic=False, options={"triton.cudagraphs": self.device.type == "cuda"})
 
-    def with_fitting_batch(self, work: Callable, batch: int):
+    def retry_on_out_of_memory(self, work: Callable, batch: int):
         """work(batch), with the batch halved (and a line on stderr) until it fits into GPU memory.
 
         Later calls start with the batch that fitted.

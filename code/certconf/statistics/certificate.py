@@ -89,11 +89,11 @@ class CertificateSpec:
         _ = self.band, self.shifted
         return self
 
-    def certificate(self, chosen: int, mean: float, thresholds: np.ndarray) -> "Certificate":
+    def certificate(self, chosen: int, mean: float, order_statistics: np.ndarray) -> "Certificate":
         """The certificate of class `chosen` from its scores' mean and their order statistics at band.ranks, [J]."""
         mean_lower = hoeffding_lower(mean, self.n, self.alpha, self.measure.range)
         mean_lower -= self.measure.range * self.delta
-        return Certificate(self, chosen, mean, mean_lower, np.asarray(thresholds, dtype=np.float64))
+        return Certificate(self, chosen, mean, mean_lower, np.asarray(order_statistics, dtype=np.float64))
 
     def best(self) -> "Certificate":
         """The certificate of n scores that are all the highest possible one: no other's bounds are higher."""
@@ -136,7 +136,7 @@ class Certificate:
     chosen: int
     mean: float
     mean_lower: float = field(repr=False)
-    thresholds: np.ndarray | None = field(repr=False)
+    order_statistics: np.ndarray | None = field(repr=False)
 
     @cached_property
     def prediction(self) -> int:
@@ -148,9 +148,10 @@ class Certificate:
         """Bounds from the CDF (Kumar et al. 2020, Theorem 2)."""
         if self.prediction == ABSTAIN:
             return (0.0,) * len(self.spec.radii)
-        if self.thresholds is None:
+        if self.order_statistics is None:
             return (self.spec.measure.score_min,) * len(self.spec.radii)
-        return tuple(weighted_score_bound(self.thresholds, self.spec.shifted, self.spec.measure.score_min).tolist())
+        lowest = self.spec.measure.score_min
+        return tuple(weighted_score_bound(self.order_statistics, self.spec.shifted, lowest).tolist())
 
     @cached_property
     def exp(self) -> tuple[float, ...]:
@@ -173,9 +174,9 @@ class Certificate:
         """The bound from the CDF at any radius >= 0, whether the certificate abstains or not."""
         _check_radius(radius)
         measure, spec = self.spec.measure, self.spec
-        if self.thresholds is None:
+        if self.order_statistics is None:
             return measure.score_min
-        return float(expected_score_bound(self.thresholds, spec.band.prob, spec.shift(radius), measure.score_min))
+        return float(expected_score_bound(self.order_statistics, spec.band.prob, spec.shift(radius), measure.score_min))
 
     def upper_bound(self, radius: float) -> float:
         """The upper bound from the CDF at any radius >= 0, whether the certificate abstains or not.
@@ -186,10 +187,10 @@ class Certificate:
         """
         _check_radius(radius)
         measure, spec = self.spec.measure, self.spec
-        if self.thresholds is None:
+        if self.order_statistics is None:
             return measure.score_max
         total = measure.score_min + measure.score_max
-        mirrored, shift = total - self.thresholds[::-1], spec.shift(radius)
+        mirrored, shift = total - self.order_statistics[::-1], spec.shift(radius)
         return total - float(expected_score_bound(mirrored, spec.upper_band.prob, shift, measure.score_min))
 
     def naive_lower_bound(self, radius: float) -> float:

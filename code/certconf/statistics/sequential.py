@@ -51,20 +51,20 @@ class Look:
         """
         if self.spec.n == self.final.n:
             return True
-        best_at_image, *best = self.reach(certificate.thresholds)
+        best_at_image, *best = self.optimistic_bound(certificate.order_statistics)
         if best_at_image < self.spec.measure.cutoff:
             return True
         return certificate.prediction != ABSTAIN and all(
             bound > self.settle or limit <= self.settle for bound, limit in zip(certificate.exp_cdf, best, strict=True))
 
-    def reach(self, thresholds: np.ndarray) -> np.ndarray:
+    def optimistic_bound(self, order_statistics: np.ndarray) -> np.ndarray:
         """An optimist's guess of the last look's bound, at radius 0 and at each of the radii: [1 + R].
 
-        thresholds: the order statistics of this look, at its band's ranks, [J]. The guess is the bound that the last
-        look's band would give a sample with the optimistic survival function.
+        order_statistics: of this look, at its band's ranks, [J]. The guess is the bound that the last look's band would
+        give a sample with the optimistic survival function.
         """
         measure = self.spec.measure
-        edges = np.concatenate([[measure.score_min], thresholds, [measure.score_max]]).astype(np.float64)
+        edges = np.concatenate([[measure.score_min], order_statistics, [measure.score_max]]).astype(np.float64)
         return measure.score_min + self._optimistic @ np.diff(edges)
 
     @cached_property

@@ -16,7 +16,7 @@ from certconf.sampling.streams import INDICES
 
 
 @dataclass(frozen=True)
-class Subject:
+class Inputs:
     """A network of num_classes logits, an ImageSet, and the indices requested of it.
 
     settings: what a record says of them; trained_noise: that of the network's training, by its checkpoint, or None;
@@ -37,7 +37,7 @@ class Subject:
             raise InputError(f"--max: images {INDICES} and above have no random numbers of their own")
 
 
-def load_subject(args) -> Subject:
+def load_inputs(args) -> Inputs:
     """What dataset, split, skip and max, and base_classifier and arch name. Raises InputError.
 
     Every process computes the hashes, so that they can be compared.
@@ -50,9 +50,9 @@ def load_subject(args) -> Subject:
         settings |= {"dataset_file_sha256": file_sha256(file_of(args.dataset)), "images_sha256": images.fingerprint()}
     config = checkpoint.get("config")
     trained = config.get("noise_sd") if isinstance(config, dict) else None
-    return Subject(network, count_classes(args.base_classifier, network, images.load(0)[0]), images, indices, settings,
-                   trained if isinstance(trained, float) else None,
-                   [*checkpoint.get("remarks", ()), *images.remarks])
+    return Inputs(network, count_classes(args.base_classifier, network, images.load(0)[0]), images, indices, settings,
+                  trained if isinstance(trained, float) else None,
+                  [*checkpoint.get("remarks", ()), *images.remarks])
 
 
 def _load_network(args) -> tuple[nn.Module, dict]:
