@@ -66,8 +66,8 @@ def test_plain_scores_are_the_softmax():
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("options", [
-    {"kernel_size": 3, "padding": 1}, {"kernel_size": 3, "padding": 1, "stride": 2}, {"kernel_size": 1, "stride": 2},
-    {"kernel_size": (7, 3), "padding": (3, 0), "stride": 2}, {"kernel_size": 3, "padding": 2, "dilation": 2},
+    {"kernel_size": 3, "padding": 1, "stride": 2}, {"kernel_size": (7, 3), "padding": (3, 0), "stride": 2},
+    {"kernel_size": 3, "padding": 2, "dilation": 2},
     {"kernel_size": 3, "padding": 1, "groups": 2},
 ], ids=str)
 def test_flops_of_a_convolution(options):
