@@ -287,7 +287,7 @@ def test_given_up_bounds_nothing(measure):
 
 @pytest.mark.parametrize("position", [0, 500, 999])
 def test_nan_never_certifies(position):
-    """A NaN among the thresholds makes every bound NaN, which is not at or above any cutoff."""
+    """A NaN among the order statistics makes every bound NaN, which is not at or above any cutoff."""
     scores = confident_scores().astype(np.float32)
     spec = CertificateSpec(MEASURES["pred_score"], 1000, ALPHA, SIGMA, "dkw")  # at n = 1000 every rank counts
     scores[position] = np.nan
