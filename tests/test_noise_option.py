@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from certify_runs import arguments, certify, contents, tiny_network, weights_file
+from certify_runs import arguments, certify, contents, images_from, tiny_network, weights_file
 from helpers import assert_refused, read_rows
 
 from certconf.core import Smooth
@@ -94,7 +94,7 @@ def test_sigma_beyond_integer_noise(tmp_path):
 
 def test_images_off_the_grid(tmp_path):
     """Refused, with what can be done; rounded or under float noise they have rows, and the record says which."""
-    patches = {"certconf.inputs.loading.open_images": off_the_grid}
+    patches = images_from(off_the_grid)
     assert_refused(run(tmp_path, patches=patches), "--noise float", "--round_images")
     for options in (("--round_images",), ("--noise", "float", "--overwrite")):
         assert run(tmp_path, *options, patches=patches).returncode == 0

@@ -1,10 +1,9 @@
 """A log goes on with the settings of its record alone: each difference is named, and refused without a change."""
 import json
 import shutil
-from unittest.mock import patch
 
 import pytest
-from certify_runs import arguments, certify, contents, tiny_network, without_times
+from certify_runs import arguments, certify, contents, images_from, patched, tiny_checkpoint, without_times
 from helpers import assert_refused
 
 import certify as program
@@ -32,20 +31,19 @@ def command(folder, *options, stop=80, **changed):
 
 def run(folder, *options, **changed):
     """A run in `folder`, with images under every data set's name."""
-    return certify(*command(folder, *options, **changed), patches={"certconf.inputs.loading.open_images": any_images})
+    return certify(*command(folder, *options, **changed), patches=images_from(any_images))
 
 
 def without_scores(folder, *options, stop=80):
     """As run(), without saved scores."""
     return certify(*(word for word in command(folder, *options, stop=stop) if word != "--save_scores"),
-                   patches={"certconf.inputs.subject.open_images": any_images})
+                   patches=images_from(any_images))
 
 
 def settings(folder, *options, **changed):
     """The settings that such a run would record, of the program's own parser and loop, without its files."""
     args = vars(program.make_parser().parse_args(list(map(str, command(folder, *options, **changed)))))
-    with (patch("certconf.inputs.loading.load_checkpoint", lambda *args: (tiny_network(), {"arch": "tiny"})),
-          patch("certconf.inputs.loading.open_images", any_images)):
+    with patched({**tiny_checkpoint(), **images_from(any_images)}):
         with Run(CertifyConfig(**args)) as run:
             run.load()
             known = {"program": "certify", "confidence_measure": args["confidence_measure"][0], "settle": None,
