@@ -260,12 +260,20 @@ def test_nested_records(tmp_path):
         assert attempt(tmp_path, open_output, str(tmp_path / "log")) is None, depth
 
 
-@pytest.mark.parametrize("error", [-1e-12, 1e-12])
-def test_a_mean_that_is_rounded(error, tmp_path):
-    """Where all scores of an image are equal, their mean may be a rounding error beside them: it is none of a file."""
+@pytest.mark.parametrize("error, read", [(-1e-12, True), (1e-12, True), (1e-6, False), (-1e-6, False),
+                                         (math.inf, False), (math.nan, False)])
+def test_a_mean_beside_its_scores(error, read, tmp_path):
+    """Where all scores of an image are equal, their mean may be a rounding error beside them, and no more."""
     scores = SCORES.copy()
     scores["order"] = 0.7
     scores["mean"] = np.float64(np.float32(0.7)) + error
     path = valid_run(tmp_path) / "log.scores"
     path.write_bytes(scores.tobytes())
-    assert len(read_scores(str(path)).records) == 3
+    assert (attempt(tmp_path, read_scores, str(path)) is not None) == read
+
+
+@pytest.mark.parametrize("name", ["idx", "label", "chosen"])
+def test_negative_numbers_of_an_image(name, tmp_path):
+    valid_run(tmp_path)
+    (tmp_path / "log.scores").write_bytes(changed_scores(1, name, 0, -1.0))
+    assert attempt(tmp_path, read_scores, str(tmp_path / "log")) is None
