@@ -156,7 +156,7 @@ REFUSED = {
     "float arrays": (overridden("def image(self, i): return super().image(i).permute(1, 2, 0).numpy() / 255"),
                      ["an ndarray of float64", "a uint8 array [height, width]"]),
     "too bright": (overridden("def image(self, i): return torch.full((3, 8, 8), 1.5)"), ["outside [0, 1]"]),
-    "normalised": (overridden("def image(self, i): return torch.randn(3, 8, 8)"), ["outside [0, 1]"]),
+    "normalised": (overridden("def image(self, i): return torch.rand(3, 8, 8) - 0.5"), ["outside [0, 1]"]),
     "NaN": (overridden("def image(self, i): return torch.full((3, 8, 8), torch.nan)"), ["outside [0, 1]"]),
     "integers": (overridden("def image(self, i): return torch.ones(3, 8, 8, dtype=torch.int64)"), ["int64"]),
     "a NumPy array": (overridden("def image(self, i): return super().image(i).numpy()"), ["ndarray"]),
