@@ -76,11 +76,6 @@ class Blinding(torch.nn.Module):
         return torch.where(x.mean((1, 2, 3))[:, None] > self.brightest, torch.nan, self.inner(x))
 
 
-def slow_network(seconds: float) -> Slow:
-    """The tiny network, but a run of it lasts long enough to be met by another."""
-    return Slow(tiny_network(), seconds)
-
-
 def arguments(checkpoint, out, *options, stop=240) -> tuple:
     """The arguments of a short run; options come last, so that they win."""
     return "cifar10", checkpoint, 0.25, out, *OPTIONS, "--max", stop, *options

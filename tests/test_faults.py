@@ -9,15 +9,16 @@ import pytest
 from certify_runs import (
     PATIENCE,
     Forked,
+    Slow,
     arguments,
     certify,
     confident_checkpoint,
     contents,
     end,
     rows_in,
-    slow_network,
     start,
     start_program,
+    tiny_network,
     wait_for_rows,
     weights_file,
     without_times,
@@ -65,7 +66,7 @@ def assert_complete(path, at_least: int = 0) -> None:
 def test_two_runs_on_one_file(options, weights, tmp_path):
     """The second is refused at once, whatever its arguments; the first does not notice."""
     assert certify(*arguments(weights, tmp_path / "whole")).returncode == 0
-    first = start(*arguments(weights, tmp_path / "log"), network=slow_network(seconds=0.1))
+    first = start(*arguments(weights, tmp_path / "log"), network=Slow(tiny_network(), 0.1))
     wait_for_rows(tmp_path / "log", 2, first)
     record = (tmp_path / "log.json").read_bytes()
     second = certify(*arguments(weights, tmp_path / "log", *options))
@@ -79,7 +80,7 @@ def test_two_runs_on_one_file(options, weights, tmp_path):
 def test_one_of_two_logs_is_in_use(weights, tmp_path):
     """A pass that writes two logs is refused where another run holds one of them, and leaves no trace of the other."""
     first = start(*arguments(weights, tmp_path / "margin", "--confidence_measure", "margin"),
-                  network=slow_network(seconds=0.1))
+                  network=Slow(tiny_network(), 0.1))
     wait_for_rows(tmp_path / "margin", 1, first)
     both = arguments(weights, tmp_path / "{confidence_measure}", "--confidence_measure", "pred_score", "margin")
     assert_refused(certify(*both), str(tmp_path / "margin"), "another run")
