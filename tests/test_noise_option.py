@@ -55,10 +55,11 @@ def test_the_noise_reaches_every_certificate(noise, tmp_path):
 
 
 def test_delta_is_taken_off_the_mean_and_the_lead(monkeypatch):
-    """delta times the range of the score: 1 for the mean of pred_score, 2 for the lead that a prediction needs."""
-    exact, drawn = (CertificateSpec(MEASURES["pred_score"], 100, 0.01, 0.25, delta=delta) for delta in (0.0, 0.01))
-    limits = [spec.certificate(0, 0.9, np.full(len(spec.band.ranks), 0.9)).mean_lower for spec in (exact, drawn)]
-    assert limits[0] - limits[1] == pytest.approx(0.01)
+    """delta times the range: 1 for the mean of pred_score, 2 for that of margin, and the lead that a prediction needs."""
+    for measure, taken in (("pred_score", 0.01), ("margin", 0.02)):
+        exact, drawn = (CertificateSpec(MEASURES[measure], 100, 0.01, 0.25, delta=delta) for delta in (0.0, 0.01))
+        limits = [spec.certificate(0, 0.9, np.full(len(spec.band.ranks), 0.9)).mean_lower for spec in (exact, drawn)]
+        assert limits[0] - limits[1] == pytest.approx(taken)
     network, x = tiny_network(scale=0), torch.full((3, 32, 32), 128 / 255)
     network[2].bias.data[0] = 9  # sure of class 0, whatever the image
     smooth = Smooth(network, 10, 0.25, device="cpu")
