@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,6 +18,7 @@ from helpers import CERTIFY, CODE, ROOT, fake_checkpoint, read_rows, without_tim
 
 OPTIONS = ("--skip", 20, "--N0", 16, "--N", 64)
 PATIENCE = 240  # seconds that no wait of a test should need
+LOADING = "certconf.inputs.loading"  # where a run gets its network and its images
 START = multiprocessing.get_context("forkserver")  # it imports PyTorch once, for all the processes to be killed
 
 
@@ -34,7 +35,21 @@ def tiny_network(scale: float = 25.0, seed: int = 0):
 def tiny_checkpoint(network=None) -> dict:
     """What call_program patches, so that every checkpoint holds this network (None: the tiny one)."""
     loaded = tiny_network() if network is None else network
-    return {"certconf.inputs.loading.load_checkpoint": lambda path, dataset, *more: (loaded, {"arch": "tiny"})}
+    return {f"{LOADING}.load_checkpoint": lambda path, dataset, *more: (loaded, {"arch": "tiny"})}
+
+
+def images_from(open_images) -> dict:
+    """What call_program patches, so that every data set has the images of open_images(name, split, skip, stop)."""
+    return {f"{LOADING}.open_images": open_images}
+
+
+@contextmanager
+def patched(patches: dict | None):
+    """Replace things by name."""
+    with ExitStack() as stack:
+        for name, value in (patches or {}).items():
+            stack.enter_context(patch(name, value))
+        yield
 
 
 class Slow(torch.nn.Module):
@@ -61,11 +76,6 @@ class Blinding(torch.nn.Module):
         return torch.where(x.mean((1, 2, 3))[:, None] > self.brightest, torch.nan, self.inner(x))
 
 
-def slow_network(seconds: float) -> Slow:
-    """The tiny network, but a run of it lasts long enough to be met by another."""
-    return Slow(tiny_network(), seconds)
-
-
 def arguments(checkpoint, out, *options, stop=240) -> tuple:
     """The arguments of a short run; options come last, so that they win."""
     return "cifar10", checkpoint, 0.25, out, *OPTIONS, "--max", stop, *options
@@ -75,13 +85,9 @@ def call_program(program, *args, patches=None) -> subprocess.CompletedProcess:
     """Run a program as __main__ in this process. patches: things to replace, by name."""
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     out, err = io.StringIO(), io.StringIO()
-    with ExitStack() as stack:
-        for name, value in (patches or {}).items():
-            stack.enter_context(patch(name, value))
-        stack.enter_context(patch.object(sys, "argv", [Path(program).name, *map(str, args)]))
-        stack.enter_context(patch.object(sys, "path", sys.path[:]))
-        stack.enter_context(redirect_stdout(out))
-        stack.enter_context(redirect_stderr(err))
+    argv = [Path(program).name, *map(str, args)]
+    with (patched(patches), patch.object(sys, "argv", argv), patch.object(sys, "path", sys.path[:]),
+          redirect_stdout(out), redirect_stderr(err)):
         try:
             runpy.run_path(str(ROOT / program), run_name="__main__")
             raise AssertionError(f"{program} ended without an exit status")

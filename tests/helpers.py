@@ -9,7 +9,9 @@ CODE = ROOT / "code"
 DATA = Path(__file__).parent / "data"
 DEMO_CHECKPOINT = ROOT / "models" / "cifar10" / "resnet20" / "noise_0.25" / "checkpoint.pth.tar"
 PUBLISHED_LOG = DATA / "published_cifar10_pred_score_noise_0.50"
-CERTIFY, TRAIN = "code/certify.py", "code/train.py"
+CERTIFY = "code/certify.py"
+PROGRAMS = ["analyze", "attack", "cert_acc", "certify", "explore", "predict", "radius", "recertify", "train",
+            "visualize"]
 
 
 def run_program(*args, env=None, timeout=300) -> subprocess.CompletedProcess:

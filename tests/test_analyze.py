@@ -1,15 +1,13 @@
 """code/analyze.py: its table, the curves of each kind of file, pictures, and what is refused."""
 import csv
 import json
-import subprocess
 import sys
 
 import matplotlib
 import numpy as np
 import pandas
 import pytest
-from certify_runs import call_program
-from helpers import CODE, DATA, ROOT, assert_refused, read_rows
+from helpers import DATA, ROOT, read_rows
 
 import analyze
 from certconf.errors import InputError
@@ -146,15 +144,6 @@ def test_saved_scores(tmp_path, monkeypatch, capsys):
     assert row[3:] == [f"{curves[CDF].at(radius):.4f}" for radius in RADII]
 
 
-def test_a_log_is_nowhere_above_its_saved_scores():
-    """At the measure's cutoff both count the same images: equal at the columns' radii, and below between them."""
-    log, exact = (source.curves[0.5] for source in sources(SCORES.removesuffix(".scores"), SCORES, score=[0.5]))
-    for cdf in (CDF, MEAN):
-        assert [log[cdf].at(radius) for radius in RADII] == pytest.approx([exact[cdf].at(radius) for radius in RADII])
-        for low, high in zip(RADII, RADII[1:], strict=False):
-            assert all(log[cdf].at(high) <= exact[cdf].at(radius) for radius in np.linspace(low, high, 9)[1:])
-
-
 @pytest.mark.parametrize("scores", [[0.0], [0.0, 0.3, 0.6]], ids=len)
 def test_nothing_is_covered_or_cut_off(scores, tmp_path):
     """Titles, labels and the legend lie inside the figure, the legend outside the axes, the curves inside them."""
@@ -182,7 +171,7 @@ def test_picture_is_the_same_each_time(kind, start, tmp_path, monkeypatch):
         matplotlib.rcParams["font.size"] = size
         call(monkeypatch, MARGIN, "--score", 0, "--out", picture)
     first, second = (picture.read_bytes() for picture in pictures)
-    assert first.startswith(start) and len(first) > 5000 and first == second
+    assert first.startswith(start) and first == second
 
 
 def test_never_overwrites(tmp_path, monkeypatch):
@@ -196,36 +185,19 @@ def test_never_overwrites(tmp_path, monkeypatch):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_torch_is_not_imported(tmp_path):
-    """Reading and drawing results must not load torch: in a fresh process, with a log and a radius file."""
-    program = "import sys, analyze; analyze.main(); sys.exit('torch' in sys.modules)"
-    files = [str(MARGIN), str(write_radii(tmp_path / "radii", score=0.0))]
-    result = subprocess.run([sys.executable, "-c", program, *files, "--score", "0", "--table", "csv",
-                             "--out", str(tmp_path / "plot.png")], cwd=CODE, capture_output=True)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "plot.png").exists()
-
-
 # --- refusals -------------------------------------------------------------------------------------------------------
 
-def test_refusal_is_one_line(tmp_path):
-    assert_refused(call_program("code/analyze.py", MARGIN, "--score", "0"), "--out", "--table")
-
-
 @pytest.mark.parametrize("args, words", [
-    ([MARGIN, "--table", "csv"], "give --score"),
+    ([MARGIN, "--score", "0"], "--out.*--table"),
     ([SCORES, "--table", "csv"], "give --score"),
     ([SCORES, "--score", "1", "--table", "csv"], "not strictly between 0 and 1"),
     ([MARGIN, "--score", "nan", "--table", "csv"], "--score"),
     ([MARGIN, "--score", "0", "0", "--table", "csv"], "--score"),
     ([MARGIN, "--score", "0", "--out", "plot.jpg"], "plot.jpg"),
-    ([MARGIN, "--score", "0", "--out", "plot"], "ends in"),
     ([*"12345678", "--score", "0", "--out", "plot.png"], "at most 7"),
-    ([MARGIN, "--score", "0", "--table", "csv", "--labels", "a", "b"], "--labels: one name for each of the 1 files"),
     ([MARGIN, SCORES, "--score", "0", "--table", "csv", "--labels", "a", "a"], "--labels: .*each name once"),
     (["folder", "--figure", "range", "--table", "csv"], "--figure range needs --out"),
     (["folder", "--figure", "samples", "--out", "plot.png", "--score", "0"], "no --score"),
-    (["folder", "other", "--figure", "bounds", "--out", "plot.png"], "one FOLDER"),
     (["folder", "--figure", "bounds", "--out", "plot.png", "--labels", "a"], "no --labels"),
     (["no_such_log", "--score", "0", "--table", "csv"], "no_such_log"),
 ], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "")

@@ -27,7 +27,7 @@ def test_appends(file, tmp_path):
     assert (tmp_path / "log").read_bytes() == file.read() == b"first\n" and file.size == 6
 
 
-@pytest.mark.parametrize("written", range(8))
+@pytest.mark.parametrize("written", [0, 7])
 def test_a_short_write(written, file, tmp_path, monkeypatch):
     """What the system took of a record is cut off again, and the file can still be extended."""
     write = os.write
@@ -41,10 +41,9 @@ def test_a_short_write(written, file, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("where", ["write", "fsync"])
 @pytest.mark.parametrize("error, raised", [
-    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), InputError), (OSError(errno.EIO, "bad disk"), InputError),
-    (Stopped(15), Stopped), (KeyboardInterrupt(), KeyboardInterrupt), (MemoryError(), MemoryError)], ids=repr)
+    (OSError(errno.EIO, "bad disk"), InputError), (Stopped(15), Stopped), (MemoryError(), MemoryError)], ids=repr)
 def test_an_error_in_mid_write(where, error, raised, file, tmp_path, monkeypatch):
-    """A signal or an error in the middle of a write: nothing of the record stays. In the flush: all or nothing."""
+    """A signal or an error in the middle of a write, or in the flush: nothing of the record stays."""
     write = os.write
 
     def fail(fd, data=b""):
@@ -55,8 +54,7 @@ def test_an_error_in_mid_write(where, error, raised, file, tmp_path, monkeypatch
     with monkeypatch.context() as patch, pytest.raises(raised):
         patch.setattr(os, where, fail)
         file.append(b"second\n")
-    kept = (tmp_path / "log").read_bytes()
-    assert kept == b"first\n" or where == "fsync" and raised is not InputError and kept == b"first\nsecond\n"
+    assert (tmp_path / "log").read_bytes() == b"first\n" and file.size == 6
 
 
 def test_every_record_is_flushed_to_the_disk(file, monkeypatch):
@@ -78,7 +76,6 @@ def test_one_writer(file, tmp_path):
 
 @pytest.mark.parametrize("number, words", [
     (errno.EWOULDBLOCK, "another run is writing it"), (errno.ENOLCK, "its file system has no locks"),
-    (errno.ENOSYS, "its file system has no locks"), (errno.ENOTSUP, "its file system has no locks"),
     (errno.EIO, "cannot be locked")])
 def test_why_a_file_is_not_locked(number, words, tmp_path, monkeypatch):
     """Only EWOULDBLOCK means another run; a file system without locks is named as the reason. No file is left open."""
@@ -115,13 +112,6 @@ def test_an_empty_file_is_removed_by_its_maker_alone(there, tmp_path):
         (tmp_path / "log").touch()
     AppendFile(str(tmp_path / "log")).close()
     assert (tmp_path / "log").exists() == there
-
-
-def test_folders_are_made(tmp_path):
-    file = AppendFile(str(tmp_path / "a" / "b" / "log"))
-    file.append(b"x")
-    file.close()
-    assert (tmp_path / "a" / "b" / "log").read_bytes() == b"x"
 
 
 def test_a_refused_overwrite(tmp_path, monkeypatch):

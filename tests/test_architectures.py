@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import DEMO_CHECKPOINT, fake_checkpoint, random_network
-from hypothesis import HealthCheck, given, settings
+from helpers import fake_checkpoint, random_network
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certconf.errors import InputError
@@ -69,12 +69,9 @@ def test_wrong_pairs(arch, dataset, word):
 # --- checkpoints that load --------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("zip_format", [True, False])
-@pytest.mark.parametrize("prefix", ["1.", "1.module."])
-def test_four_shapes(tmp_path, prefix, zip_format):
-    """Plain or DataParallel keys, zip or old serialisation: the network that was saved, in eval mode."""
-    def rename(state):
-        return OrderedDict((prefix + key.removeprefix("1."), value) for key, value in state.items())
-    path = fake_checkpoint(tmp_path / "c", change=rename, zip_format=zip_format, epoch=90, optimizer={"state": {}})
+def test_both_serialisations(tmp_path, zip_format):
+    """Zip or old: the network that was saved, in eval mode."""
+    path = fake_checkpoint(tmp_path / "c", zip_format=zip_format, epoch=90, optimizer={"state": {}})
     network, checkpoint = load_checkpoint(str(path), "cifar10")
     assert not any(module.training for module in network.modules())
     assert checkpoint["epoch"] == 90 and checkpoint["arch"] == "cifar_resnet20"
@@ -83,8 +80,8 @@ def test_four_shapes(tmp_path, prefix, zip_format):
     assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("prefix", ["1.", "1.module."])
-@pytest.mark.parametrize("arch, dataset", [("cifar_resnet110", "cifar10"), ("resnet50", "imagenet")])
+@pytest.mark.parametrize("arch, dataset, prefix", [("cifar_resnet110", "cifar10", "1."),
+                                                   ("resnet50", "imagenet", "1.module.")])
 def test_published_forms(tmp_path, arch, dataset, prefix):
     """What the training programs of Cohen et al. and of Salman et al. (SmoothAdv) save: these four entries, in the
 
@@ -103,13 +100,6 @@ def test_published_forms(tmp_path, arch, dataset, prefix):
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
 
 
-def test_demo_checkpoint():
-    """The bundled network: a ResNet-20 without optimizer state, small enough for the repository."""
-    _, checkpoint = load_checkpoint(str(DEMO_CHECKPOINT), "cifar10")
-    assert checkpoint["arch"] == "cifar_resnet20" and "optimizer" not in checkpoint
-    assert DEMO_CHECKPOINT.stat().st_size < 1.5e6
-
-
 # --- checkpoints that do not ------------------------------------------------------------------------------------------
 
 def test_no_such_file(tmp_path):
@@ -126,10 +116,6 @@ def test_other_architecture_or_data_set(tmp_path):
         load_checkpoint(str(path), "imagenet")
     deep = dict(random_network("cifar_resnet110").state_dict())
     assert_refuses(fake_checkpoint(tmp_path / "b", change=lambda state: deep), "cifar_resnet20", "not of this network")
-    state = random_network().state_dict()
-    torch.save({"arch": "resnet20", "state_dict": state}, tmp_path / "c")
-    with pytest.raises(InputError, match="unknown architecture 'resnet20'"):
-        load_checkpoint(str(tmp_path / "c"), "cifar10")
 
 
 class Touch:
@@ -169,7 +155,6 @@ BAD_STATES = {
     "nan": (edit(WEIGHT, lambda w: w.index_fill(0, torch.tensor(3), torch.nan)), [WEIGHT, "NaN"]),
     "infinite": (edit("1.fc.bias", lambda w: w - torch.inf), ["1.fc.bias", "infinite"]),
     "shape": (edit("1.fc.weight", lambda w: w[:9]), ["1.fc.weight is [9, 64], not [10, 64]"]),
-    "transposed": (edit("1.fc.weight", lambda w: w.T), ["[64, 10]"]),
     "not a tensor": (edit("1.fc.bias", lambda w: w.tolist()), ["1.fc.bias is list"]),
     "integers": (edit("1.fc.bias", lambda w: w.long()), ["1.fc.bias", "int64"]),
     "count without a number": (edit(COUNT, lambda w: w * torch.nan), [COUNT, "NaN"]),
@@ -181,7 +166,6 @@ BAD_STATES = {
     "many missing": (lambda state: {WEIGHT: state[WEIGHT]}, ["keys missing", "1.bn1.bias", ", ..."]),
     "extra": (lambda state: {**state, "1.head": torch.ones(1)}, ["1 keys not of this network", "1.head"]),
     "two prefixes": (lambda state: {**state, "ema." + WEIGHT: state[WEIGHT]}, ["1 keys not of", "ema." + WEIGHT]),
-    "empty": (lambda state: {"1.": torch.ones(1)}, ["keys missing"]),
 }
 
 
@@ -189,26 +173,6 @@ BAD_STATES = {
 def test_states_that_do_not_fit(tmp_path, change, words):
     """Every tensor has to be there, of the network's shape and kind, and finite; else its name is said."""
     assert_refuses(fake_checkpoint(tmp_path / "c", change=change), *words)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_states_in_another_precision(tmp_path, dtype):
-    """A network kept in another precision loads: its numbers are those of the file, in float32."""
-    def cast(state):
-        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-    network, _ = load_checkpoint(str(fake_checkpoint(tmp_path / "c", change=cast)), "cifar10")
-    expected = random_network().state_dict()[WEIGHT].to(dtype).float()
-    assert torch.equal(network.state_dict()[WEIGHT], expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_states_in_eight_bits(tmp_path, dtype):
-    """Such a file may load or be refused, but with one line."""
-    path = fake_checkpoint(tmp_path / "c", change=edit("1.fc.bias", lambda w: w.to(dtype)))
-    try:
-        load_checkpoint(str(path), "cifar10")
-    except InputError as error:
-        assert "1.fc.bias" in str(error)
 
 
 @pytest.mark.parametrize("content", [
@@ -221,7 +185,7 @@ def test_other_contents(tmp_path, content):
     assert_refuses(tmp_path / "c")
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", b"garbage", b"PK\3\4", b"\x80\2}q\0.", b"\x80\5N.", b"two\nlines"])
+@pytest.mark.parametrize("content", [b"", b"two\nlines", b"PK\3\4", b"\x80\2}q\0."])
 def test_other_files(tmp_path, content):
     """Empty, text, the beginning of a zip archive, pickles."""
     (tmp_path / "c").write_bytes(content)
@@ -256,12 +220,15 @@ def check_any_file(path, data):
         assert "\n" not in str(error)
 
 
-@given(st.binary(max_size=400), st.sampled_from([b"", b"PK\3\4", SMALL[0][:300], SMALL[1][:100], b"\x80\2"]))
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes(tmp_path, data, beginning):
+@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(MANY, marks=pytest.mark.long)])
+def test_any_bytes(tmp_path, examples):
     """No string of bytes gets past the reader, with the beginning of a checkpoint or without."""
-    check_any_file(tmp_path / "c", beginning + data)
+    @given(st.binary(max_size=400), st.sampled_from([b"", b"PK\3\4", SMALL[0][:300], SMALL[1][:100], b"\x80\2"]))
+    @settings(max_examples=examples, deadline=None, derandomize=examples == EXAMPLES)
+    def check(data, beginning):
+        check_any_file(tmp_path / "c", beginning + data)
+
+    check()
 
 
 def mutated(data, seed):
@@ -286,11 +253,3 @@ def test_damaged_files(tmp_path, examples):
     """Damaged checkpoints in both serialisations."""
     for seed in range(examples):
         check_any_file(tmp_path / "c", mutated(SMALL[seed % 2], seed))
-
-
-@pytest.mark.long
-@given(st.binary(max_size=2000))
-@settings(max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_long(tmp_path, data):
-    """The same as test_any_bytes, with many more files."""
-    check_any_file(tmp_path / "c", data)

@@ -1,23 +1,24 @@
 """What goes wrong around a run: another run, signals, a full disk, a folder that is none."""
+import itertools
 import os
 import random
 import signal
 import time
 
 import pytest
-import torch
 from certify_runs import (
     PATIENCE,
     Forked,
+    Slow,
     arguments,
     certify,
     confident_checkpoint,
     contents,
     end,
     rows_in,
-    slow_network,
     start,
     start_program,
+    tiny_network,
     wait_for_rows,
     weights_file,
     without_times,
@@ -48,8 +49,7 @@ def whole(tmp_path_factory, checkpoint):
 
 def told(stderr: str) -> list[str]:
     """What a run said on stderr beside its progress bar and the ceiling of its bounds."""
-    lines = stderr.replace("\r", "\n").splitlines()
-    return [line for line in lines
+    return [line for line in stderr.replace("\r", "\n").splitlines()
             if line.strip() and not any(word in line for word in ("image/s", "s/image", "ceiling:"))]
 
 
@@ -62,11 +62,11 @@ def assert_complete(path, at_least: int = 0) -> None:
 
 # --- another run ----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("options", [(), ("--overwrite",), ("--seed", 1)])
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
 def test_two_runs_on_one_file(options, weights, tmp_path):
     """The second is refused at once, whatever its arguments; the first does not notice."""
     assert certify(*arguments(weights, tmp_path / "whole")).returncode == 0
-    first = start(*arguments(weights, tmp_path / "log"), network=slow_network(seconds=0.1))
+    first = start(*arguments(weights, tmp_path / "log"), network=Slow(tiny_network(), 0.1))
     wait_for_rows(tmp_path / "log", 2, first)
     record = (tmp_path / "log.json").read_bytes()
     second = certify(*arguments(weights, tmp_path / "log", *options))
@@ -80,23 +80,13 @@ def test_two_runs_on_one_file(options, weights, tmp_path):
 def test_one_of_two_logs_is_in_use(weights, tmp_path):
     """A pass that writes two logs is refused where another run holds one of them, and leaves no trace of the other."""
     first = start(*arguments(weights, tmp_path / "margin", "--confidence_measure", "margin"),
-                  network=slow_network(seconds=0.1))
+                  network=Slow(tiny_network(), 0.1))
     wait_for_rows(tmp_path / "margin", 1, first)
     both = arguments(weights, tmp_path / "{confidence_measure}", "--confidence_measure", "pred_score", "margin")
     assert_refused(certify(*both), str(tmp_path / "margin"), "another run")
     assert sorted(contents(tmp_path)) == ["margin", "margin.json", "weights"]
     first.kill()
     end(first)
-
-
-def test_a_dead_run_holds_nothing(weights, tmp_path):
-    """The lock goes with its process, also after kill -9."""
-    first = start(*arguments(weights, tmp_path / "log", stop=4000))
-    wait_for_rows(tmp_path / "log", 3, first)
-    first.kill()
-    assert end(first) == -signal.SIGKILL
-    result = certify(*arguments(weights, tmp_path / "log", stop=200))
-    assert result.returncode == 0, result.stderr
 
 
 # --- signals --------------------------------------------------------------------------------------------------------
@@ -120,11 +110,10 @@ def test_stopped_command(signum, checkpoint, whole, tmp_path):
     assert without_times(tmp_path / "log") == whole
 
 
-@pytest.mark.parametrize("signum", STATUS, ids=["ctrl-c", "sigterm"])
-def test_stopped_among_the_writes(signum, weights, tmp_path):
+def test_stopped_among_the_writes(weights, tmp_path):
     """Signals at random moments of a run that does little but write."""
     generator, options = random.Random(20), ("--save_scores",)
-    for rows in (1, 10, 19, 28, 40):
+    for rows, signum in zip((1, 10, 19, 28, 40), itertools.cycle(STATUS), strict=False):
         process = start(*arguments(weights, tmp_path / "log", *options, stop=1000), errors=tmp_path / "stderr")
         wait_for_rows(tmp_path / "log", rows, process)
         time.sleep(generator.uniform(0, 0.02))
@@ -156,8 +145,7 @@ def test_stopped_torchrun(checkpoint, whole, tmp_path):
 
 # --- disks and folders ----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("limit", [5000, 5100])
-@pytest.mark.parametrize("options", [(), ("--save_scores",)])
+@pytest.mark.parametrize("limit, options", [(5000, ()), (5100, ("--save_scores",))])
 def test_a_full_disk(limit, options, weights, tmp_path):
     """A limit on the size of files: the disk is full at the same byte each time. A repeat with room completes."""
     run = arguments(weights, tmp_path / "log", *options, stop=1000)
@@ -171,7 +159,7 @@ def test_a_full_disk(limit, options, weights, tmp_path):
     assert without_times(tmp_path / "log") == without_times(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("limit", [0, 100, 1000])
+@pytest.mark.parametrize("limit", [0, 1000])
 def test_a_disk_without_room_for_the_record(limit, weights, tmp_path):
     """The run has not begun: nothing is left of it that would stand in the way of the next one."""
     assert end(start(*arguments(weights, tmp_path / "run" / "log"), errors=tmp_path / "stderr", file_size=limit)) != 0
@@ -181,7 +169,7 @@ def test_a_disk_without_room_for_the_record(limit, weights, tmp_path):
     assert sorted(contents(tmp_path / "run")) == ["log", "log.json"]
 
 
-@pytest.mark.parametrize("out", ["file/log", "file/deeper/log", "folder", "folder/", "x" * 300, "recorded"])
+@pytest.mark.parametrize("out", ["file/deeper/log", "folder", "folder/", "x" * 300, "recorded"])
 def test_files_that_cannot_be_written(out, weights, tmp_path):
     """A file where a folder should be, a folder where a file should be, a name that is too long."""
     (tmp_path / "file").write_text("something else")
@@ -190,15 +178,3 @@ def test_files_that_cannot_be_written(out, weights, tmp_path):
     before = contents(tmp_path)
     assert_refused(certify(*arguments(weights, f"{tmp_path}/{out}")), str(tmp_path))
     assert contents(tmp_path) == before
-
-
-def test_a_network_of_other_classes(weights, tmp_path):
-    """The classes are those of the first image's logits: others end the run with one line; the log is complete."""
-
-    class Changing(torch.nn.Module):
-        def forward(self, x):
-            return x.flatten(1)[:, :10 if len(x) == 1 else 7]
-
-    result = certify(*arguments(weights, tmp_path / "log"), network=Changing())
-    assert result.returncode == 2 and result.stderr.splitlines()[-1].endswith("7 classes, not 10")
-    assert_complete(tmp_path / "log")

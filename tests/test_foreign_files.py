@@ -61,20 +61,19 @@ def test_scores_are_not_read_under_another_runs_record(log, weights):
     assert_refused(call_program(RADIUS, f"{log}.scores", f"{log}.radii", "--score", "0.5"), "saved none")
 
 
-@pytest.mark.parametrize("change", [{"program": "recertify"}, {"save_scores": False}, {"save_scores": None}])
-def test_only_the_sampling_runs_own_record_will_do(change, log):
+def other_ranks(record):
+    record["scores_dtype"][-1][-1] += 1
+
+
+@pytest.mark.parametrize("change, word", [
+    (lambda record: record["settings"].update(program="recertify"), "saved none"),
+    (lambda record: record["settings"].update(save_scores=False), "saved none"), (other_ranks, "scores_dtype")])
+def test_only_the_sampling_runs_own_record_will_do(change, word, log):
     """A re-certification's record does not tell which alpha the samples were drawn for."""
     record = json.loads(beside(log, ".json").read_text())
-    record["settings"].update(change)
+    change(record)
     beside(log, ".json").write_text(json.dumps(record))
-    assert_refused(call_program(RECERTIFY, log, f"{log}_again"), "not a record of saved scores")
-
-
-def test_a_record_of_other_ranks(log):
-    record = json.loads(beside(log, ".json").read_text())
-    record["scores_dtype"][-1][-1] += 1
-    beside(log, ".json").write_text(json.dumps(record))
-    assert_refused(call_program(RECERTIFY, log, f"{log}_again"), "scores_dtype")
+    assert_refused(call_program(RECERTIFY, log, f"{log}_again"), "not a record of saved scores", word)
 
 
 @pytest.mark.parametrize("end", ["", ".scores", ".json"])
@@ -97,12 +96,11 @@ def test_a_torn_last_record_is_told(log):
 
 
 def test_scores_that_differ_a_little_have_files_of_their_own(log):
-    """Neither 0.50000001 nor 0.4999996 is 0.5."""
-    scores = ["0.5", "0.50000001", "0.4999996"]
-    result = call_program(RADIUS, log, f"{log}_{{score}}", "--score", *scores)
+    """0.50000001 is not 0.5."""
+    result = call_program(RADIUS, log, f"{log}_{{score}}", "--score", "0.5", "0.50000001")
     assert result.returncode == 0, result.stderr
-    assert [line.split("score ")[1].split(":")[0] for line in result.stdout.splitlines()] == scores
-    assert all(os.path.exists(f"{log}_{score}") for score in scores)
+    assert "score 0.5:" in result.stdout and "score 0.50000001:" in result.stdout
+    assert os.path.exists(f"{log}_0.5") and os.path.exists(f"{log}_0.50000001")
 
 
 # --- images without a row -------------------------------------------------------------------------------------------
@@ -156,7 +154,7 @@ def test_special_files(log, tmp_path):
 
 
 def test_stdout_that_cannot_be_written(log):
-    """A full disk is one line; a reader that has gone (head) is none."""
+    """A full disk is one line; a reader that has gone (head) is none; a daemon, which has closed it, needs none."""
     command = [sys.executable, "cert_acc.py", str(log), "0.5"]
     with open("/dev/full", "w") as full:
         result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -166,17 +164,18 @@ def test_stdout_that_cannot_be_written(log):
     result = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (result.returncode, result.stderr) == (141, "")
+    command = f"{sys.executable} {RECERTIFY} {log} {log}_again >&-"
+    result = subprocess.run(command, cwd=ROOT, shell=True, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "") and len(read_rows(f"{log}_again")) == 12
 
 
-@pytest.mark.parametrize("debug, shown", [("1", True), ("0", False), (None, False)])
+@pytest.mark.parametrize("debug, shown", [("1", True), ("0", False)])
 def test_an_unexpected_error_can_be_looked_into(debug, shown, monkeypatch, capsys):
     """CERTIFY_DEBUG=1 shows where an OSError came from, before the one line and exit status 2 that come anyway."""
     def failing_main():
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.delenv("CERTIFY_DEBUG", raising=False)
-    if debug is not None:
-        monkeypatch.setenv("CERTIFY_DEBUG", debug)
+    monkeypatch.setenv("CERTIFY_DEBUG", debug)
     monkeypatch.setattr(signal, "signal", lambda signum, handler: None)
     monkeypatch.setattr(sys, "stdout", None)  # as under a daemon: an OSError's stdout is given up
     assert run_cli(failing_main) == 2
@@ -185,20 +184,9 @@ def test_an_unexpected_error_can_be_looked_into(debug, shown, monkeypatch, capsy
     assert ("in failing_main" in "".join(lines)) == shown and (len(lines) == 1) != shown
 
 
-def test_stdout_that_is_closed(log):
-    """As under a daemon: a program that has nothing to print there does its work."""
-    command = f"{sys.executable} {RECERTIFY} {log} {log}_again >&-"
-    result = subprocess.run(command, cwd=ROOT, shell=True, capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (0, "") and len(read_rows(f"{log}_again")) == 12
-
-
 @pytest.mark.parametrize("word, command", [
     ("alpha", ["code/predict.py", "cifar10", DEMO_CHECKPOINT, "0.25", "OUT", "--skip", "20", "--alpha", "1e-150"]),
     ("--N,", ["code/predict.py", "cifar10", DEMO_CHECKPOINT, "0.25", "OUT", "--skip", "20", "--N", "20000000"]),
-    ("SIGMA", ["code/visualize.py", "cifar10", "OUT", "40", "1e307"]),
-    ("--seed", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--seed", "1000000000000000"]),
-    ("--lr", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--lr", "inf"]),
-    ("--weight-decay", ["code/train.py", "cifar10", "cifar_resnet20", "OUT", "--weight-decay", "-1"]),
     ("no such record", ["code/analyze.py", ROOT / "none", "--figure", "samples", "--out", "OUT.png"])])
 def test_refusals(word, command, tmp_path):
     """One line, exit status 2, and no file."""

@@ -1,15 +1,12 @@
 """--help: every argument is explained, every option shows its default, and every number its range."""
 import argparse
-import os
 import re
-import subprocess
 import sys
 
 import pytest
-from helpers import DEMO_CHECKPOINT, ROOT
-from test_layers import PROGRAMS
+from helpers import CODE, DEMO_CHECKPOINT, PROGRAMS, run_program
 
-# what a range looks like: "1 or more", "0 to 1023", "at least 0.001", "below 1", "strictly between 0 and 1"
+# what a range looks like: "1 or more", "0 to 255", "at least 0.001", "below 1", "strictly between 0 and 1"
 RANGE = re.compile(r"or more|or above|\d to \S*\d|at least|below|above|between|multiples of")
 
 
@@ -46,11 +43,10 @@ def test_defaults_and_ranges(program, monkeypatch):
 
 def loaded(program, *args) -> set:
     """Which of the large packages a program has loaded when it ends."""
-    code = ("import runpy, sys\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code = (f"import runpy, sys; sys.argv = {[program, *map(str, args)]}\ntry:\n"
+            "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
             "except SystemExit as end:\n    assert not end.code, end\nprint(*sys.modules)")
-    result = subprocess.run([sys.executable, "-c", f"import sys; sys.argv = {[program, *map(str, args)]}\n{code}"],
-                            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "code")}, capture_output=True,
-                            text=True, timeout=300)
+    result = run_program("-c", code, env={"PYTHONPATH": CODE})  # not of an installation elsewhere
     assert result.returncode == 0, result.stderr
     return {"torch", "torchvision", "pandas", "matplotlib", "timm"} & set(result.stdout.splitlines()[-1].split())
 

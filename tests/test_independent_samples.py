@@ -23,8 +23,7 @@ class Rows(nn.Module):
         return self.rows(x.flatten(1)[:, :2] * 0)
 
 
-@pytest.mark.parametrize("rows", [lambda z: z[:1], lambda z: z[:-1], lambda z: torch.cat([z, z]), lambda z: z[0],
-                                  lambda z: z[:, :, None]])
+@pytest.mark.parametrize("rows", [lambda z: z[:1], lambda z: torch.cat([z, z]), lambda z: z[:, :, None]])
 def test_one_row_an_image(rows):
     """Anything else would leave scores that nothing was written to, or count one image's twice."""
     def predict(network):

@@ -1,14 +1,13 @@
 """No import runs upward: each module of code/ imports only modules of lower layers."""
 import ast
+from functools import cache
 
 import pytest
-from helpers import CODE
+from helpers import CODE, PROGRAMS
 
 # from the ground up; a module may import those of the lines above its own, and, in a room, of its own room
 LAYERS = ["errors", "files", "statistics", "formats", "report", "sampling", "inputs", "consistency", "pgd", "core",
           "training", "runner"]
-PROGRAMS = ["analyze", "attack", "cert_acc", "certify", "explore", "predict", "radius", "recertify",
-            "train", "visualize"]
 WITH_TORCH = {"sampling", "inputs", "consistency", "pgd", "core", "training"}
 WITHOUT_TORCH = {"inputs.catalogue", "inputs.user_code", "sampling.law", "sampling.streams"}
 HEIGHT = {name: height for height, name in enumerate(LAYERS)} | {name: len(LAYERS) for name in PROGRAMS}
@@ -20,6 +19,7 @@ def room(module):
     return module.split(".")[0]
 
 
+@cache
 def imports(module, at_start=False):
     """The modules that a file imports, by their full names: anywhere in it, or as soon as it is imported itself."""
     found, tree = set(), ast.parse(MODULES[module].read_text())

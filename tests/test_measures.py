@@ -1,13 +1,10 @@
 """statistics/measures.py: the scores of each measure against plain loops over the classes."""
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from certconf.statistics.measures import MEASURES, SOFT_MEASURES
-
-CODE = Path(__file__).parent.parent / "code"
 
 
 def loop_margin(row):
@@ -21,8 +18,8 @@ def random_softmax(rows, classes, distinct, seed):
     return logits.softmax(-1)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10, 100])
-@pytest.mark.parametrize("distinct", [1, 2, 5, 1000])
+@pytest.mark.parametrize("classes", [2, 3, 100])
+@pytest.mark.parametrize("distinct", [1, 2, 1000])
 def test_margin_is_the_loop(classes, distinct):
     """The same subtractions in the same precision, so equal to the last bit."""
     softmax = random_softmax(50, classes, distinct, seed=classes + distinct)

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from certify_runs import arguments, certify, contents, tiny_network, weights_file
+from certify_runs import arguments, certify, contents, images_from, tiny_network, weights_file
 from helpers import assert_refused, read_rows
 
 from certconf.core import Smooth
@@ -28,18 +28,14 @@ def off_the_grid(*request):
     return ImageSet(10000, lambda index: (torch.full((3, 32, 32), 0.5), 0)), range(0, 40, 20)
 
 
-def test_integer_noise_is_the_default_and_recorded(tmp_path):
-    """With delta, the total variation of one noisy image; nothing is said of Gaussians."""
-    result = run(tmp_path)
-    assert result.returncode == 0 and "Gaussian" not in result.stderr
-    assert settings(tmp_path)["noise"] == "integer"
-    assert settings(tmp_path)["delta"] == make_noise("integer", 0.25, torch.device("cpu")).delta(3072) > 0
-
-
-def test_float_noise_says_what_it_assumes(tmp_path):
-    result = run(tmp_path, "--noise", "float")
-    assert result.returncode == 0 and "taken for exact Gaussian noise" in result.stderr
-    assert (settings(tmp_path)["noise"], settings(tmp_path)["delta"]) == ("float", 0.0)
+@pytest.mark.parametrize("options, noise, said", [((), "integer", False), (("--noise", "float"), "float", True)])
+def test_what_is_recorded_and_said(options, noise, said, tmp_path):
+    """Integer noise is the default, with delta, the total variation of one noisy image; float noise assumes."""
+    result = run(tmp_path, *options)
+    assert result.returncode == 0 and ("taken for exact Gaussian noise" in result.stderr) == said
+    assert settings(tmp_path)["noise"] == noise
+    delta = make_noise(noise, 0.25, torch.device("cpu")).delta(3072)
+    assert settings(tmp_path)["delta"] == delta and (delta > 0) == (not said)
 
 
 @pytest.mark.parametrize("noise", ["integer", "float"])
@@ -59,10 +55,11 @@ def test_the_noise_reaches_every_certificate(noise, tmp_path):
 
 
 def test_delta_is_taken_off_the_mean_and_the_lead(monkeypatch):
-    """delta times the range of the score: 1 for the mean of pred_score, 2 for the lead that a prediction needs."""
-    exact, drawn = (CertificateSpec(MEASURES["pred_score"], 100, 0.01, 0.25, delta=delta) for delta in (0.0, 0.01))
-    limits = [spec.certificate(0, 0.9, np.full(len(spec.band.ranks), 0.9)).mean_lower for spec in (exact, drawn)]
-    assert limits[0] - limits[1] == pytest.approx(0.01)
+    """delta times the range, 1 of pred_score and 2 of margin, off a mean; and the lead that a prediction needs."""
+    for measure, taken in (("pred_score", 0.01), ("margin", 0.02)):
+        exact, drawn = (CertificateSpec(MEASURES[measure], 100, 0.01, 0.25, delta=delta) for delta in (0.0, 0.01))
+        limits = [spec.certificate(0, 0.9, np.full(len(spec.band.ranks), 0.9)).mean_lower for spec in (exact, drawn)]
+        assert limits[0] - limits[1] == pytest.approx(taken)
     network, x = tiny_network(scale=0), torch.full((3, 32, 32), 128 / 255)
     network[2].bias.data[0] = 9  # sure of class 0, whatever the image
     smooth = Smooth(network, 10, 0.25, device="cpu")
@@ -71,8 +68,7 @@ def test_delta_is_taken_off_the_mean_and_the_lead(monkeypatch):
     assert smooth.predict(x, 16, 500, 0.1, 500, index=0).prediction == ABSTAIN
 
 
-@pytest.mark.parametrize("options", [(), ("--noise", "float")])
-def test_a_log_from_before_integer_noise_is_not_resumed(tmp_path, options):
+def test_a_log_from_before_integer_noise_is_not_resumed(tmp_path):
     """Its record names no noise: float noise of streams that are gone. Complete or not, it is refused and stays."""
     assert run(tmp_path, "--noise", "float", stop=100).returncode == 0
     record = json.loads((tmp_path / "log.json").read_text())
@@ -81,7 +77,7 @@ def test_a_log_from_before_integer_noise_is_not_resumed(tmp_path, options):
     (tmp_path / "log.json").write_text(json.dumps(record))
     before = contents(tmp_path)
     for stop in (100, 240):
-        assert_refused(certify(*arguments(weights_file(tmp_path), tmp_path / "log", *options, stop=stop)), "--noise")
+        assert_refused(run(tmp_path, "--noise", "float", stop=stop), "--noise")
     assert contents(tmp_path) == before
 
 
@@ -99,7 +95,7 @@ def test_sigma_beyond_integer_noise(tmp_path):
 
 def test_images_off_the_grid(tmp_path):
     """Refused, with what can be done; rounded or under float noise they have rows, and the record says which."""
-    patches = {"certconf.inputs.loading.open_images": off_the_grid}
+    patches = images_from(off_the_grid)
     assert_refused(run(tmp_path, patches=patches), "--noise float", "--round_images")
     for options in (("--round_images",), ("--noise", "float", "--overwrite")):
         assert run(tmp_path, *options, patches=patches).returncode == 0

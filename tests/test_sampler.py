@@ -58,7 +58,7 @@ def noisy_images(x=IMAGE, count=100, batch=1000, key=KEY, precision="fp32", sigm
 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("batch", [1000, 64, 63, 40, 32, 31, 7, 1])
+@pytest.mark.parametrize("batch", [1000, 63, 32, 7, 1])
 @pytest.mark.parametrize("noise", ["integer", "float"])
 def test_same_samples_for_every_batch(noise, batch):
     """Sample k is that of the stream written out: blocks of 32 samples of (H, W, C), one after the other."""
@@ -69,15 +69,6 @@ def test_same_samples_for_every_batch(noise, batch):
         law.fill(block, law.start(x.permute(1, 2, 0)), generator)
     expected = blocks.flatten(0, 1).permute(0, 3, 1, 2)
     assert torch.equal(noisy_images(x, count=150, batch=batch, noise=noise), expected[:150])
-
-
-def test_same_softmax_for_every_batch():
-    """A pass computes each sample by itself, so other passes change float rounding at most."""
-    network, x = random_network(), image(32)
-    first = softmax(network, x, count=40)
-    assert first.shape == (40, 10)
-    for batch in (40, 7):
-        torch.testing.assert_close(softmax(network, x, count=40, batch=batch), first, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("other", [(8, 40, ESTIMATION), (7, 41, ESTIMATION), (7, 40, SELECTION)])
@@ -102,8 +93,10 @@ def test_noise_is_float32_at_every_precision(noise, precision):
 
 @pytest.mark.parametrize("noise", ["integer", "float"])
 def test_double_images_are_cast_first(noise):
-    """An image of another dtype becomes float32, and then gets the same noise."""
-    assert torch.equal(noisy_images(x=IMAGE.double(), noise=noise), noisy_images(noise=noise))
+    """An image of another dtype becomes float32, and then gets the same noise: pixels are rounded once."""
+    double = IMAGE.double() * (1 + 1e-12)
+    assert torch.equal(double.float(), IMAGE)
+    assert torch.equal(noisy_images(x=double, noise=noise), noisy_images(noise=noise))
 
 
 @pytest.mark.parametrize("noise", ["integer", "float"])
@@ -133,9 +126,9 @@ def plain_softmax(network, x, count=20):
 
 
 @pytest.mark.parametrize("network, pixels, count", [
-    (lambda: load_checkpoint(str(DEMO_CHECKPOINT), "cifar10")[0], 32, 20), (random_network, 32, 20),
+    (lambda: load_checkpoint(str(DEMO_CHECKPOINT), "cifar10")[0], 32, 20),
     (lambda: random_network("cifar_resnet110"), 32, 8), (lambda: random_network("resnet50", "imagenet"), 64, 4)],
-    ids=["trained", "resnet20", "resnet110", "resnet50"])
+    ids=["trained resnet20", "resnet110", "resnet50"])
 def test_folded_network_is_the_network(network, pixels, count):
     """BatchNorm is gone, and the softmax the same to 1e-4, although normalisation comes before the zero padding."""
     network, x = network(), image(pixels)
@@ -198,7 +191,7 @@ def coin():
 
 
 @pytest.mark.parametrize("draw, seed", [(random.random, 0), (lambda: torch.rand(()), 0)]
-                         + [(coin, seed) for seed in range(6)])
+                         + [(coin, seed) for seed in range(2)])
 def test_randomness_is_not_baked_in(draw, seed):
     """A base classifier that draws afresh at each pass: 64 passes of one sample do not all give the same."""
     random.seed(seed)
@@ -362,8 +355,7 @@ assert {inherits} == (backends.cuda.matmul.fp32_precision == "none")
 
 
 @pytest.mark.parametrize("setting, inherits", [
-    ("", True), ("backends.fp32_precision = 'tf32'", True), ("backends.fp32_precision = 'ieee'", True),
-    ("backends.cuda.matmul.fp32_precision = 'tf32'", False), ("backends.cudnn.conv.fp32_precision = 'ieee'", True),
+    ("", True), ("backends.fp32_precision = 'tf32'", True), ("backends.cuda.matmul.fp32_precision = 'tf32'", False),
     ("backends.cudnn.fp32_precision = 'ieee'", False), ("torch.set_float32_matmul_precision('medium')", False),
     ("backends.cudnn.allow_tf32 = False", True)])
 def test_both_interfaces_to_tf32(setting, inherits, tmp_path):
@@ -379,11 +371,9 @@ def test_both_interfaces_to_tf32(setting, inherits, tmp_path):
 # --- sizes and devices ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("device, pixels, batch, count, expected", [
-    ("cpu", 32, 1000, 10000, 64), ("cpu", 32, 64, 10000, 64), ("cpu", 32, 63, 10000, 32), ("cpu", 32, 40, 10000, 32),
-    ("cpu", 32, 31, 10000, 16), ("cpu", 32, 7, 10000, 4), ("cpu", 32, 1, 10000, 1), ("cpu", 224, 1000, 10000, 16),
-    ("cpu", 224, 5, 10000, 4), ("cuda", 32, 1000, 10000, 992), ("cuda", 224, 400, 10000, 384),
-    ("cuda", 224, 31, 10000, 16), ("cuda", 32, 1000, 100, 128), ("cuda", 32, 1000, 128, 128), ("cuda", 32, 1000, 1, 32),
-    ("cuda", 32, 100, 100, 96), ("cuda", 32, 7, 1, 4), ("cpu", 32, 1000, 100, 64), ("cpu", 32, 1000, 10, 32)])
+    ("cpu", 32, 1000, 10000, 64), ("cpu", 32, 63, 10000, 32), ("cpu", 32, 31, 10000, 16), ("cpu", 32, 1, 10000, 1),
+    ("cpu", 224, 1000, 10000, 16), ("cpu", 224, 5, 10000, 4), ("cpu", 32, 1000, 10, 32), ("cuda", 32, 1000, 10000, 992),
+    ("cuda", 224, 31, 10000, 16), ("cuda", 32, 1000, 100, 128), ("cuda", 32, 100, 100, 96), ("cuda", 32, 7, 1, 4)])
 def test_forward_size(device, pixels, batch, count, expected):
     """At most --batch, and whole blocks of 32 or an even part of one; on a CPU at most 64 small images or 16 large.
 
@@ -402,9 +392,9 @@ def test_passes_of_a_selection(batch, monkeypatch):
 
 
 def test_retry_after_out_of_memory(capsys):
-    """The batch is halved, with a line each time, until the work fits; later work starts there; at 1 the error stands.
+    """The batch is halved, with a line each time, until the work fits; later work starts there; at 1 the error stands,
 
-    cuDNN says of a workspace that does not fit only that it found no engine.
+    as any other error does. cuDNN says of a workspace that does not fit only that it found no engine.
     """
     tried, ours = [], make_sampler(nn.Flatten())
 
@@ -423,11 +413,17 @@ def test_retry_after_out_of_memory(capsys):
     assert ours.retry_on_out_of_memory(work, 8) == "done with 8"
     assert tried == [100, 50, 25, 25, 8] and not capsys.readouterr().err
 
-    def hopeless(batch):
-        raise torch.OutOfMemoryError
+    def failing(error):
+        def work(batch):
+            tried.append(batch)
+            raise error
+        return work
 
-    with pytest.raises(torch.OutOfMemoryError):
-        ours.retry_on_out_of_memory(hopeless, 4)
+    for error, batches in ((RuntimeError("not about memory"), [4]), (torch.OutOfMemoryError(), [4, 2, 1])):
+        tried.clear()
+        with pytest.raises(type(error)):
+            ours.retry_on_out_of_memory(failing(error), 4)
+        assert tried == batches
 
 
 def test_a_compiled_network_is_dropped_after_out_of_memory(monkeypatch):
@@ -448,16 +444,7 @@ def test_a_compiled_network_is_dropped_after_out_of_memory(monkeypatch):
     assert [call if call == "reset" else call["dynamic"] for call in calls] == [False, "reset", False]
 
 
-def test_other_errors_are_not_retried():
-    """Only memory is a reason for another batch."""
-    def work(batch):
-        raise RuntimeError("not about memory")
-
-    with pytest.raises(RuntimeError, match="not about memory"):
-        make_sampler(nn.Flatten()).retry_on_out_of_memory(work, 4)
-
-
-@pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", "", "cpu:x"])
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta", ""])
 def test_devices_that_are_not_there(name):
     """One line, whatever PyTorch says; and the CPU is always there."""
     with pytest.raises(InputError, match="is not available"):

@@ -1,7 +1,6 @@
 """Re-certification, certified radii and predictions, from one run with saved scores."""
 import json
 
-import numpy as np
 import pandas
 import pytest
 from certify_runs import arguments, call_program, certify, tiny_checkpoint, weights_file
@@ -79,14 +78,6 @@ def test_radius_file_is_cohens_format_and_agrees_with_the_log(saved, tmp_path):
     assert (wider.radius >= radii.radius).all() and (wider.radius > radii.radius).any()
 
 
-def test_saved_scores_are_read_by_numpy_alone(saved):
-    """The dtype in the record reads the file; an abstention keeps its scores too."""
-    fields = json.loads((saved / "margin.json").read_text())["scores_dtype"]
-    records = np.fromfile(saved / "margin.scores", np.dtype([tuple(field) for field in fields]))
-    assert records["idx"].tolist() == list(range(0, 240, 20))
-    assert (np.diff(records["order"], axis=1) >= 0).all()
-
-
 def test_predict(tmp_path):
     """The limits enclose the mean of the class; a repeat changes nothing."""
     command = ("code/predict.py", *arguments(weights_file(tmp_path), tmp_path / "p", *SAMPLING))
@@ -107,12 +98,3 @@ def test_refusals(saved, program, arguments, tmp_path):
     """One line, exit status 2, and nothing written."""
     assert_refused(call_program(f"code/{program}.py", saved / "pred_score.scores", tmp_path / "out", *arguments))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_damaged_scores_file_is_refused(saved, tmp_path):
-    """A NaN among the order statistics must not become a certificate."""
-    data = bytearray((saved / "margin.scores").read_bytes())
-    data[100:104] = np.float32("nan").tobytes()
-    (tmp_path / "margin.scores").write_bytes(data)
-    (tmp_path / "margin.json").write_bytes((saved / "margin.json").read_bytes())
-    assert_refused(call_program("code/recertify.py", tmp_path / "margin.scores", tmp_path / "out"))

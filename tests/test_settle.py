@@ -84,17 +84,6 @@ def test_rows_do_not_depend_on_how_they_were_made(staged, tmp_path):
         assert np.array_equal(scores_of(tmp_path / measure), scores_of(folder / measure))
 
 
-def test_decisions_are_those_of_one_look(staged, tmp_path):
-    """Against all N samples in one look: at most one image differs at any radius, and most samples are saved."""
-    folder, _ = staged
-    result = certify(*arguments(tmp_path, tmp_path / "{confidence_measure}", *BOTH, "--no_early_abstain"))
-    assert result.returncode == 0
-    for measure, score in (("pred_score", 0.5), ("margin", 0.0)):
-        one, stages = ([[float(row[name]) > score for name in row if name.startswith("exp_cdf")] for row in rows(path)]
-                       for path in (tmp_path / measure, folder / measure))
-        assert np.array(one).any() and (np.array(one) != np.array(stages)).sum(0).max() <= 1
-
-
 def test_rows_are_those_of_smooth(staged):
     """Smooth.certify(settle=...) gives a certificate that knows its n and alpha, and the bounds of the row."""
     folder, _ = staged
@@ -119,8 +108,7 @@ def test_settled_with_dkw(tmp_path):
 
 
 @pytest.mark.parametrize("options, words", [
-    (("--settle", 0.5, 0.5), "--settle"), ((*BOTH, "--settle", 0.5), "--settle"), (("--settle", 1.0), "range"),
-    (("--settle", "nan"), "range")])
+    ((*BOTH, "--settle", 0.5), "--settle"), (("--settle", 1.0), "range"), (("--settle", "nan"), "range")])
 def test_refusals(tmp_path, options, words):
     """One score for each measure, inside its range; nothing is written."""
     assert_refused(certify(*arguments(tmp_path, tmp_path / "out" / "{confidence_measure}", *options)), words)
@@ -156,10 +144,9 @@ def test_other_looks_do_not_resume(staged, tmp_path):
 
 
 @pytest.mark.parametrize("looks", [
-    None, [], 7, [[4000]], [[500, 0.0005], [4000.0, 0.0005]], [[500, 1], [4000, 0.0005]],
-    [[500, 0.0006], [4000, 0.0005]], [[500, 0.0001], [500, 0.0001], [4000, 0.0005]], [[500, 0.0005], [2000, 0.0005]],
-    [[500, -0.5], [4000, 0.0005]],
-    [[500, float("nan")], [4000, 0.0005]], [["500", 0.0001], [4000, 0.0005]], [[0, 0.0001], [4000, 0.0005]]])
+    None, [], 7, [[4000]], [[500, 0.0005], [4000.0, 0.0005]], [[500, 0.0006], [4000, 0.0005]],
+    [[500, 0.0001], [500, 0.0001], [4000, 0.0005]], [[500, 0.0005], [2000, 0.0005]], [[500, -0.5], [4000, 0.0005]],
+    [[500, float("nan")], [4000, 0.0005]], [[0, 0.0001], [4000, 0.0005]]])
 def test_recorded_looks_that_are_refused(staged, tmp_path, looks):
     """Looks come from a file: sizes that rise to N, and levels whose sum is at most alpha, or one line."""
     with_looks(staged[0], tmp_path, looks)

@@ -75,14 +75,6 @@ def test_coverage(p, n, alpha):
         assert fails == exact
 
 
-def test_equal_band_of_all_scores_is_wider():
-    """What two values gain: the general band at the same alpha certifies a smaller radius."""
-    n = 1000
-    general = CertificateSpec(MEASURES["pred_score"], n, ALPHA, SIGMA)
-    for k in (700, 950, 1000):
-        assert certificate_of(k, n).radius(0.5) > certificate_of(k, n, general).radius(0.5) + 0.005
-
-
 def test_dkw_and_looks():
     """The paper's band is as for other measures; each look of staged sampling has limits at its own level."""
     spec = CertificateSpec(TOP, 1000, ALPHA, SIGMA, "dkw")

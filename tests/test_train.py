@@ -8,6 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
+from certify_runs import contents
 from helpers import assert_refused, fake_checkpoint, random_network
 
 import train
@@ -162,21 +163,6 @@ def test_a_training_with_an_average(tmp_path, monkeypatch):
     assert "trained_state_dict" not in torch.load(tmp_path / "small" / "checkpoint.pth.tar", weights_only=True)
 
 
-@pytest.mark.parametrize("decay", ["1", "-0.1", "nan"])
-def test_decay(tmp_path, decay):
-    assert_refused(start(tmp_path / "out", "--ema", decay), "--ema")
-    assert not (tmp_path / "out").exists()
-
-
-def test_existing_checkpoint_stays(tmp_path):
-    """Without --resume it is refused; neither file changes."""
-    (tmp_path / "checkpoint.pth.tar").write_bytes(b"a month of work")
-    (tmp_path / "log.txt").write_text("log\n")
-    assert_refused(start(tmp_path), "--resume")
-    assert (tmp_path / "checkpoint.pth.tar").read_bytes() == b"a month of work"
-    assert (tmp_path / "log.txt").read_text() == "log\n"
-
-
 def test_existing_log_stays(tmp_path):
     """A log with rows is no place for a new training, even without its checkpoint; a header alone is."""
     log = "\t".join(HEADER) + "\n"
@@ -210,11 +196,6 @@ def test_log_of_a_resumed_training(text, kept, tmp_path):
     assert (tmp_path / "log.txt").read_bytes() == kept
 
 
-def test_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert_refused(start(tmp_path / "file" / "out"), "cannot be written")
-
-
 @pytest.mark.parametrize("schedule", ["step", "one_cycle"])
 def test_resumed_training_is_the_whole_one(tmp_path, monkeypatch, schedule):
     """Interrupted after its first epoch, then resumed: the same weights as in one go, to the last bit."""
@@ -232,29 +213,17 @@ def test_resumed_training_is_the_whole_one(tmp_path, monkeypatch, schedule):
     assert all(row[2:] == other[2:] for row, other in rows)
 
 
-def test_complete_training_is_left_alone(tmp_path):
-    """--resume after the last epoch trains no more."""
-    start(tmp_path, "--epochs", 1)
-    before = (tmp_path / "checkpoint.pth.tar").read_bytes(), log_rows(tmp_path)
-    assert start(tmp_path, "--epochs", 1, "--resume").returncode == 0
-    assert ((tmp_path / "checkpoint.pth.tar").read_bytes(), log_rows(tmp_path)) == before
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return tmp_path_factory.mktemp("finished")
-
-
-@pytest.mark.parametrize("options", [
-    ("--lr", "0.02"), ("--noise_sd", "0.5"), ("--epochs", "3"), ("--batch", "4"), ("--amp",), ("--seed", "1"),
-    ("--weight-decay", "0"), ("--consistency", "1"), ("--hold_out", "2")], ids=" ".join)
-def test_resume_with_other_settings(finished, options):
-    """A run resumes with the settings that it was begun with; the files stay."""
-    if not (finished / "checkpoint.pth.tar").exists():
-        start(finished, "--epochs", 2)
-    before = [(finished / name).read_bytes() for name in ("checkpoint.pth.tar", "log.txt")]
-    assert_refused(start(finished, "--resume", *options), "was trained with", options[0].strip("-").replace("-", "_"))
-    assert [(finished / name).read_bytes() for name in ("checkpoint.pth.tar", "log.txt")] == before
+def test_files_that_are_there_stay(tmp_path):
+    """--resume after the last epoch trains no more; with other settings it is refused; so is a start over."""
+    start(tmp_path, "--epochs", 2)
+    before = contents(tmp_path)
+    assert start(tmp_path, "--resume").returncode == 0
+    assert_refused(start(tmp_path), "--resume")
+    for options in (("--lr", 0.02), ("--noise_sd", 0.5), ("--epochs", 3), ("--amp",), ("--weight-decay", 0),
+                    ("--consistency", 1), ("--hold_out", 2)):
+        name = options[0].strip("-").replace("-", "_")
+        assert_refused(start(tmp_path, "--resume", *options), "was trained with", name)
+    assert contents(tmp_path) == before
 
 
 def test_resume_from_what_is_no_training(tmp_path):
@@ -274,17 +243,22 @@ def test_resume_from_what_is_no_training(tmp_path):
         assert_refused(start(tmp_path, "--resume"), "checkpoint.pth.tar")
 
 
-@pytest.mark.parametrize("options, changes", [
-    (("--epochs", "0"), {}), (("--batch", "0"), {}), (("--lr", "nan"), {}), (("--noise_sd", "-1"), {}),
-    (("--noise_sd", "inf"), {}), (("--momentum", "nan"), {}), (("--print-freq", "0"), {}), (("--device", "tpu"), {}),
-    (("--consistency", "-1"), {}), (("--consistency", "nan"), {}), (("--noise_draws", "1"), {}),
-    (("--entropy", "inf"), {}), (("--hold_out", "1"), {}), (("--hold_out", "-2"), {}), (("--seed", "32768"), {}),
-    (("--epochs", "65537"), {}), (("--gpu", "0,1"), {}), (("--init", "no_such_file"), {}),
-    (("--checkpoint_key", "ema"), {}),
-    ((), {"arch": "resnet50"})], ids=str)
-def test_bad_arguments(tmp_path, options, changes):
+@pytest.mark.parametrize("options", [
+    ("--epochs", "0"), ("--epochs", "65537"), ("--batch", "0"), ("--lr", "nan"), ("--lr", "inf"), ("--noise_sd", "-1"),
+    ("--momentum", "nan"), ("--print-freq", "0"), ("--device", "tpu"), ("--consistency", "-1"), ("--noise_draws", "1"),
+    ("--entropy", "inf"), ("--hold_out", "1"), ("--seed", "32768"), ("--gpu", "0,1"), ("--init", "no_such_file"),
+    ("--checkpoint_key", "ema"), ("--ema", "1"), ("--ema", "nan"), ("--weight-decay", "-1")], ids=" ".join)
+def test_bad_arguments(tmp_path, options):
     """One line, and nothing written."""
-    assert_refused(start(tmp_path / "out", *options, **changes))
+    named = options[1] if options[0] in ("--init", "--device") else options[0]
+    assert_refused(start(tmp_path / "out", *options), named)
+    assert not (tmp_path / "out").exists()
+
+
+def test_places_and_networks_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_refused(start(tmp_path / "file" / "out"), "cannot be written")
+    assert_refused(start(tmp_path / "out", arch="resnet50"), "resnet50")
     assert not (tmp_path / "out").exists()
 
 
@@ -319,18 +293,13 @@ def test_gradients_of_the_consistency_loss():
 
 
 def test_consistency_training(tmp_path, monkeypatch):
-    """In training, a pass holds each image under all its noise draws; and a resumed training is the whole one."""
+    """In training, a pass holds each image under all its noise draws."""
     sizes = []
     original = CifarResNet.forward
     monkeypatch.setattr(CifarResNet, "forward", lambda self, x: (sizes.append((self.training, len(x))),
                                                                  original(self, x))[1])
-    whole, parts, options = tmp_path / "whole", tmp_path / "parts", ("--consistency", 3, "--noise_draws", 3)
-    assert start(whole, *options).returncode == 0
+    assert start(tmp_path, "--consistency", 3, "--noise_draws", 3).returncode == 0
     assert set(sizes) == {(True, 24), (False, 8), (False, 2)}
-    interrupted(monkeypatch, parts, *options)
-    assert start(parts, "--resume", *options).returncode == 0
-    one, two = (torch.load(out / "checkpoint.pth.tar", weights_only=True)["state_dict"] for out in (whole, parts))
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_cpu_without_bf16(each_cpu, tmp_path):
@@ -357,21 +326,17 @@ def test_a_deeper_network_starts_as_the_shallower_one(tmp_path):
     assert len(added) == 1 and added[0].abs().max() > 0
 
 
-@pytest.mark.parametrize("arch, change", [
-    ("cifar_resnet20", lambda state: state.pop("1.fc.bias") is None),
-    ("cifar_resnet20", lambda state: state.pop("1.layer1.0.bn2.weight") is None),
-    ("cifar_resnet20", lambda state: state.update({"1.fc.weight": torch.zeros(5, 64)}))])
-def test_starts_that_do_not_fit(tmp_path, arch, change):
-    """A block that is there in part, another head: refused with the file's name, and nothing written."""
-    path = fake_checkpoint(tmp_path / "start.pth.tar", arch, change=change)
-    assert_refused(start(tmp_path / "out", "--init", path, arch="cifar_resnet110"), "start.pth.tar", "does not fit")
+@pytest.mark.parametrize("old, new, change, word", [
+    ("cifar_resnet20", "cifar_resnet110", lambda state: state.pop("1.fc.bias") is None, "does not fit"),
+    ("cifar_resnet20", "cifar_resnet110", lambda state: state.pop("1.layer1.0.bn2.weight") is None, "does not fit"),
+    ("cifar_resnet20", "cifar_resnet110", lambda state: state.update({"1.fc.weight": torch.zeros(5, 64)}),
+     "does not fit"),
+    ("cifar_resnet110", "cifar_resnet20", None, "not of this network")], ids=["key", "block", "head", "deeper"])
+def test_starts_that_do_not_fit(tmp_path, old, new, change, word):
+    """A block that is there in part, another head, no place for its blocks: the file is named, and nothing written."""
+    path = fake_checkpoint(tmp_path / "start.pth.tar", old, change=change)
+    assert_refused(start(tmp_path / "out", "--init", path, arch=new), "start.pth.tar", word)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_deep_checkpoint_does_not_fit_a_shallow_network(tmp_path):
-    """There is no place for its blocks."""
-    path = fake_checkpoint(tmp_path / "deep.pth.tar", "cifar_resnet110")
-    assert_refused(start(tmp_path / "out", "--init", path), "deep.pth.tar", "not of this network")
 
 
 def test_init_is_recorded_and_cannot_change(tmp_path, monkeypatch):
