@@ -19,6 +19,7 @@ import numpy as np
 
 from certconf.errors import InputError, run_cli
 from certconf.formats.scores import read_scores
+from certconf.report.labels import add_label_options, label_of_files
 from certconf.report.tables import FORMATS, format_table
 from certconf.statistics.certificate import ABSTAIN, Certificate, CertificateSpec
 from certconf.statistics.sequential import Plan, look_sizes
@@ -29,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("scores", nargs="+", help="OUTFILE.scores of a run with --save_scores")
     parser.add_argument("--skip", type=int, default=1,
                         help="count images with indices 0, SKIP, 2 SKIP, ... only; 1 or more (default: %(default)s)")
+    add_label_options(parser)
     parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
     args = parser.parse_args()
     if args.skip < 1:
@@ -37,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def shares(path: str, skip: int) -> dict[str, str]:
-    """The row of a file of saved scores. Raises InputError if --skip leaves no image."""
+    """The cells of a file of saved scores, without its name. Raises InputError if --skip leaves no image."""
     saved = read_scores(path)
     found = [certificate for index, _, certificate in saved.certificates(saved.plan) if index % skip == 0]
     if not found:
@@ -46,7 +48,7 @@ def shares(path: str, skip: int) -> dict[str, str]:
     total = sum(int(certified(certificate, score).sum()) for certificate in found)
     taken = np.mean([certificate.spec.n for certificate in found]) / saved.spec.n
     fewest = np.mean([hindsight(saved.plan, certificate) for certificate in found]) / saved.spec.n
-    return {"scores": path, "images": str(len(found)), "N": f"{saved.spec.n:,}", "looks": str(len(saved.plan.schedule)),
+    return {"images": str(len(found)), "N": f"{saved.spec.n:,}", "looks": str(len(saved.plan.schedule)),
             "certificates": str(total), "n / N": f"{taken:.3f}", "hindsight": f"{fewest:.3f}"}
 
 
@@ -81,8 +83,9 @@ def one_look(spec: CertificateSpec, n: int) -> CertificateSpec:
 
 def main() -> None:
     args = parse_arguments()
-    rows = [shares(path, args.skip) for path in args.scores]
-    print(format_table(list(rows[0]), [list(row.values()) for row in rows], args.format), end="")
+    labels = label_of_files(args.scores, args.labels)
+    rows = [{"scores": labels.get(path, path)} | shares(path, args.skip) for path in args.scores]
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows], args.format, args.title), end="")
 
 
 if __name__ == "__main__":

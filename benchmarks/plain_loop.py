@@ -1,33 +1,58 @@
 """The baseline: a straightforward certification with PyTorch and scipy.stats, not written for speed.
 
-    python benchmarks/plain_loop.py cifar_resnet20 cpu 128
+    echo 1000 | python benchmarks/plain_loop.py cifar_resnet20 cpu 128
 
-As a program it waits for numbers of samples, one a line, and answers `done` once it has drawn them. sampling.py runs it
-like this, since in the process of a Smooth the loop would gain from the memory that this program keeps (see
-certconf/sampling/devices.py). Of the package it uses the networks' definitions only.
+The arguments are network, device and batch. For each line of its input, a number of samples, it draws them and prints
+the seconds that it took. sampling.py runs it like this. It does not import the package certconf, which would change how
+the memory of its process is managed (see certconf/sampling/devices.py).
 """
+import importlib.util
 import math
 import sys
+import time
+from pathlib import Path
 
-import code_path
 import numpy as np
 import torch
 from scipy.stats import norm
 from torch import nn
+from torchvision.models import resnet50
 
-from certconf.inputs.architectures import DATASET_OF, build_network
-
+CIFAR_RESNET = Path(__file__).parents[1] / "code/certconf/inputs/cifar_resnet.py"
 THRESHOLDS = 10_000
 SIDE = {"cifar10": 32, "imagenet": 224}  # of the images, in pixels
+MEAN_STD = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+            "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 SIGMA = 0.25
-DONE, NO_MEMORY = "done", "out of memory"
+NO_MEMORY = "out of memory"
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel, for pixels [B, C, H, W] in [0, 1]."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+def cifar_resnet(depth: int) -> nn.Module:
+    """A network of cifar_resnet.py, which needs PyTorch only and is loaded by itself, not as a part of its package."""
+    spec = importlib.util.spec_from_file_location("plain_cifar_resnet", CIFAR_RESNET)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CifarResNet(depth)
 
 
 def network_and_image(arch: str) -> tuple[nn.Module, torch.Tensor]:
-    """A network with random weights in eval mode and an 8-bit image [3, H, W], the same in every process."""
-    torch.manual_seed(0)
-    side = SIDE[DATASET_OF[arch]]
-    return build_network(arch, DATASET_OF[arch]).eval(), torch.randint(256, (3, side, side)) / 255
+    """A network with random weights, in eval mode, and an image [3, H, W] of 8-bit pixels."""
+    dataset = "imagenet" if arch == "resnet50" else "cifar10"
+    net = resnet50() if arch == "resnet50" else cifar_resnet(int(arch.removeprefix("cifar_resnet")))
+    image = torch.randint(256, (3, SIDE[dataset], SIDE[dataset])) / 255
+    return nn.Sequential(Normalize(*MEAN_STD[dataset]), net).eval(), image
 
 
 @torch.no_grad()
@@ -63,8 +88,9 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = False  # float32, as this program's fp32 is
     for line in sys.stdin:
         try:
-            plain_scores(network, x, SIGMA, 0, int(line), int(batch))
-            print(DONE, flush=True)
+            start = time.perf_counter()
+            plain_scores(network, x, SIGMA, 0, int(line), int(batch))  # its scores are on the host: nothing is pending
+            print(time.perf_counter() - start, flush=True)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             print(NO_MEMORY, flush=True)

@@ -1,11 +1,12 @@
-"""Time this program's sampling against a plain loop, in one run and interleaved.
+"""Time this program's sampling against a plain loop, in turn.
 
     python benchmarks/sampling.py                  (on 2 CPU cores about half an hour)
     python benchmarks/sampling.py --quick          (about ten minutes, most of them compiling)
     python benchmarks/sampling.py --networks cifar_resnet110 --device cuda --repeat 9
 
-Prints markdown tables and writes them to benchmarks/results/ with a description of the machine. The networks have
-random weights: the time does not depend on them.
+Prints markdown tables and writes them to benchmarks/results/ with a description of the machine. Each plain loop runs in
+a process of its own (plain_loop.py), as its user would start it. The networks have random weights: the time does not
+depend on them.
 """
 import argparse
 import math
@@ -14,18 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import code_path
 import torch
 from machine import RESULTS, convolution_peak, describe, finish, flops
-from plain_loop import DONE, NO_MEMORY, SIGMA, network_and_image, plain_bounds
+from plain_loop import NO_MEMORY, SIDE, SIGMA, plain_bounds
 
 from certconf.core import order_statistics
 from certconf.errors import InputError, run_cli
 from certconf.files import refuse_existing, write_new
-from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF
+from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
 from certconf.report.tables import format_table
 from certconf.sampling import PRECISIONS
 from certconf.sampling.devices import choose_device
@@ -87,48 +89,49 @@ class Variant:
 
 
 class PlainProcess:
-    """The plain loop at one batch, in a process of its own, as its user would start it; call it to draw n samples."""
+    """The plain loop at one batch in a process of its own, which ends with the `with` block."""
 
     def __init__(self, arch: str, device: torch.device, batch: int):
-        program = str(Path(__file__).with_name("plain_loop.py"))
-        self.process = subprocess.Popen([sys.executable, program, arch, str(device), str(batch)], text=True,
+        self.batch = batch
+        program = Path(__file__).with_name("plain_loop.py")
+        self.process = subprocess.Popen([sys.executable, str(program), arch, str(device), str(batch)], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def __call__(self, n: int) -> None:
-        self.process.stdin.write(f"{n}\n")
-        self.process.stdin.flush()
+    def __enter__(self) -> "PlainProcess":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.communicate()  # the end of its input ends it
+
+    def draw(self, n: int) -> None:
+        """Let it draw n samples. Raises torch.OutOfMemoryError, or InputError if the process has ended."""
+        try:
+            self.process.stdin.write(f"{n}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # then it does not answer either
         answer = self.process.stdout.readline().strip()
         if answer == NO_MEMORY:
             raise torch.OutOfMemoryError
-        if answer != DONE:
-            raise RuntimeError("plain_loop.py has failed")
+        if not answer:
+            raise InputError("benchmarks/plain_loop.py has ended: its own message stands above")
 
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-
-
-def plain_variant(name: str, arch: str, device: torch.device, batch: int) -> Variant:
-    """The plain loop at one batch."""
-    return Variant(name, batch, batch, PlainProcess(arch, device, batch))
+    def variant(self, name: str) -> Variant:
+        """This process as a way of drawing samples."""
+        return Variant(name, self.batch, self.batch, self.draw)
 
 
-def best_plain_variant(arch: str, device: torch.device, batches: tuple[int, ...], seconds: float) -> Variant:
-    """The plain loop at the fastest of `batches`; one that does not fit into GPU memory is passed over."""
-    best, least = None, math.inf
+def best_batch(arch: str, device: torch.device, batches: tuple[int, ...], seconds: float) -> int:
+    """The batch at which the plain loop is fastest; one that does not fit into GPU memory is passed over."""
+    tried = []
     for batch in batches:
-        variant = plain_variant("plain loop, best batch", arch, device, batch)
-        try:
+        with PlainProcess(arch, device, batch) as process, suppress(torch.OutOfMemoryError):
+            variant = process.variant("plain loop")
             variant.prepare(seconds)
-            time_taken = min(variant.measure() for _ in range(3))
-        except torch.OutOfMemoryError:
-            time_taken = math.inf
-        loser = variant
-        if time_taken < least:
-            best, least, loser = variant, time_taken, best
-        if loser is not None:
-            loser.draw.close()
-    return best
+            tried.append((min(variant.measure() for _ in range(3)), batch))
+    if not tried:
+        raise InputError(f"no batch of {', '.join(map(str, batches))} fits into the memory of {device}")
+    return min(tried)[1]
 
 
 def sampler_variant(network, x, device, precision: str, compile: bool, batch: int, noise: str = "integer") -> Variant:
@@ -151,33 +154,37 @@ def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> t
     """The measured variants of one network, its FLOPs for one sample, and the machine's peaks meanwhile."""
     torch.compiler.reset()  # what was compiled for the network before counts against a limit
     dataset = DATASET_OF[arch]
-    network, x = network_and_image(arch)
-    work = flops(network, x)
-    plain = [plain_variant("plain loop", arch, device, PLAIN_BATCH[device.type][dataset]),
-             best_plain_variant(arch, device, TRIED_BATCHES[device.type][dataset], args.seconds / 4)]
-    variants = [*plain,
-                *(sampler_variant(network, x, device, precision, compile, args.batch)
-                  for precision in args.precision or PRECISIONS_OF[device.type] for compile in (False, True)),
-                sampler_variant(network, x, device, "fp32", False, args.batch, "float")]
-    for variant in variants:
-        variant.prepare(args.seconds)
-        print(f"{arch}: {variant.name}: ready, {variant.samples} samples a measurement", file=sys.stderr)
+    network, x = build_network(arch, dataset).eval(), torch.randint(256, (3, SIDE[dataset], SIDE[dataset])) / 255
+    usual = PLAIN_BATCH[device.type][dataset]
+    best = best_batch(arch, device, TRIED_BATCHES[device.type][dataset], args.seconds / 4)
+    with PlainProcess(arch, device, usual) as plain, PlainProcess(arch, device, best) as plain_best:
+        variants = [plain.variant("plain loop"), plain_best.variant("plain loop, best batch"),
+                    *(sampler_variant(network, x, device, precision, compile, args.batch)
+                      for precision in args.precision or PRECISIONS_OF[device.type] for compile in (False, True)),
+                    sampler_variant(network, x, device, "fp32", False, args.batch, "float")]
+        for variant in variants:
+            variant.prepare(args.seconds)
+            print(f"{arch}: {variant.name}: ready, {variant.samples} samples a measurement", file=sys.stderr)
+        return variants, flops(network, x), measure_in_turn(variants, args.repeat, device)
+
+
+def measure_in_turn(variants: list[Variant], repeat: int, device: torch.device) -> dict:
+    """Measure each variant `repeat` times, one after the other. Returns the machine's peaks meanwhile."""
     peaks = dict.fromkeys((variant.peak_of(device) for variant in variants), 0.0)
-    for _ in range(args.repeat):
+    for _ in range(repeat):
         peaks = {key: max(peak, convolution_peak(device, *key)) for key, peak in peaks.items()}
         for variant in variants:
             variant.times.append(variant.measure())
-    for variant in plain:
-        variant.draw.close()
-    return variants, work, peaks
+    return peaks
 
 
 def network_rows(arch: str, variants: list[Variant], work: int, peak: Callable) -> list[list[str]]:
     """The rows of the table; work: FLOPs of a sample, peak(variant): FLOP/s of the machine."""
-    plain = variants[0].median
+    plain, plain_best = (variant.median for variant in variants[:2])
     return [[arch, variant.name, str(variant.batch), f"{variant.median:.3g}",
              f"{min(variant.times):.3g} to {max(variant.times):.3g}", f"{plain / variant.median:.2f}",
-             f"{1000 * work / variant.median / peak(variant):.0%}"] for variant in variants]
+             f"{plain_best / variant.median:.2f}", f"{1000 * work / variant.median / peak(variant):.0%}"]
+            for variant in variants]
 
 
 def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
@@ -212,7 +219,8 @@ def report(args: argparse.Namespace, device: torch.device) -> str:
         peaks = {key: max(peaks.get(key, 0.0), found.get(key, 0.0)) for key in {**peaks, **found}}
     rows = [row for arch, (variants, work, _) in timed.items()
             for row in network_rows(arch, variants, work, lambda variant: peaks[variant.peak_of(device)])]
-    columns = ["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast", "peak"]
+    columns = ["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast as plain loop",
+               "as its best batch", "peak"]
     sampling = format_table(columns, rows, "markdown")
     columns = ["bounds of one image", "s", "spread", "once per run, s"]
     bounds = format_table(columns, time_bounds(N, args.repeat, device), "markdown")

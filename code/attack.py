@@ -171,8 +171,9 @@ def report(config: AttackConfig, alpha: float) -> int:
     for row, place in broken:
         print(f"broken: image {row.index} at radius {attacks.radii[place]:g}: its score is at most {row.upper[place]:g}"
               f", but certified to be at least {row.bound[place]:g}")
-    for radius, bound, score in zip(attacks.radii, *attacks.means(), strict=True) if images else ():
-        print(f"radius {radius:g}: mean bound {bound:.3f}, mean score at the attacked images {score:.3f}")
+    for radius, bound, score, gap in zip(attacks.radii, *attacks.summary(), strict=True) if images else ():
+        print(f"radius {radius:g}: mean bound {bound:.3f}, mean score at the attacked images {score:.3f}, "
+              f"smallest gap {gap:.3f}")
     pairs = images * len(attacks.radii)
     print(f"attacked {pairs} pairs of an image and a radius: {len(broken)} certificates broken")
     print(f"chance: some limit is wrong with probability at most {pairs} * {config.alpha:g} = "

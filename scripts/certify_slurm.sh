@@ -6,8 +6,9 @@
 #SBATCH --cpus-per-task=32
 #SBATCH --time=12:00:00
 #SBATCH --signal=TERM@120
-# One log from several nodes under SLURM: `sbatch scripts/certify_slurm.sh cifar10 CHECKPOINT 0.25 OUTFILE [options]`,
-# with the arguments of code/certify.py (`--precision bf16 --compile` is a GPU's fast way). Submitted again, it resumes from the rows that are done.
+# Makes one log on several nodes under SLURM, with the arguments of code/certify.py:
+#   sbatch scripts/certify_slurm.sh cifar10 CHECKPOINT 0.25 OUTFILE --precision bf16 --compile
+# Submitted again, it resumes after the rows that are done.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 

@@ -1,5 +1,6 @@
 """code/attack.py and pgd.py: the search stays in the ball and finds low scores; broken certificates are found."""
 import json
+import re
 import shutil
 import sys
 from argparse import Namespace
@@ -151,6 +152,9 @@ def test_no_certificate_is_broken(certified, measure, tmp_path):
     pairs = 2 * len(attacked)
     assert f"attacked {pairs} pairs" in result.stdout and f"{pairs} * 1e-06 = {pairs * 1e-6:.3g}" in result.stdout
     assert "broken: " not in result.stdout and f"{len(attacked)} * 0.001" in result.stdout
+    for radius, name in ((0.25, "25"), (0.5, "50")):
+        gap = min(float(row[f"score_{name}"]) - float(row[f"bound_{name}"]) for row, _ in attacked)
+        assert re.search(rf"^radius {radius}: .*, smallest gap {gap:.3f}$", result.stdout, re.MULTILINE)
 
 
 def test_drawn_with_the_log(certified, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ Speed is shown by the benchmarks and never asserted.
 import json
 import math
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from scipy.special import ndtri
 from torch import nn
 
 from certconf.errors import InputError
+from certconf.inputs.architectures import ARCHITECTURES, DATASET_OF, build_network
 from certconf.statistics.bounds import clopper_pearson_eta
 from certconf.statistics.certificate import CertificateSpec
 from certconf.statistics.measures import MEASURES, SOFT_MEASURES
@@ -61,6 +63,55 @@ def test_plain_scores_are_the_softmax():
     assert scores.shape == (7,) and scores.dtype == np.float32
     with torch.no_grad():
         np.testing.assert_allclose(scores, float(network(x[None]).softmax(1)[0, 3]), atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_plain_network_is_that_of_the_package(arch):
+    """With the same weights, the baseline's own network gives the same logits; its image has 8-bit pixels."""
+    plain, x = plain_loop.network_and_image(arch)
+    ours = build_network(arch, DATASET_OF[arch]).eval()
+    ours[1].load_state_dict(plain[1].state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x[None]), ours(x[None]), rtol=0, atol=0)
+    side = plain_loop.SIDE[DATASET_OF[arch]]
+    assert x.shape == (3, side, side) and torch.equal((255 * x).round() / 255, x) and 0 <= x.min() < x.max() <= 1
+
+
+def test_plain_process():
+    """It answers each number of samples with the seconds, ends with its input, and has not loaded the package."""
+    code = ("import runpy, sys; sys.argv = ['plain_loop.py', 'cifar_resnet20', 'cpu', '2']; "
+            "runpy.run_path('benchmarks/plain_loop.py', run_name='__main__'); "
+            "sys.exit(','.join(name for name in sys.modules if name.split('.')[0] == 'certconf'))")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input="3\n2\n", capture_output=True, text=True)
+    assert [float(line) > 0 for line in result.stdout.splitlines()] == [True, True] and result.stderr.strip() == ""
+
+
+def test_plain_process_that_fails(capfd):
+    """One that ends too early is an error and no measurement; its own message is seen."""
+    with sampling.PlainProcess("cifar_resnet7", CPU, 2) as process, pytest.raises(InputError, match="has ended"):
+        process.draw(2)
+    assert "depth must be 6n + 2" in capfd.readouterr().err
+
+
+def test_best_batch(monkeypatch):
+    """The fastest of those that fit into memory; none is an error."""
+    class Fake(sampling.PlainProcess):
+        def __init__(self, arch, device, batch):
+            self.batch = batch
+
+        def __exit__(self, *_):
+            closed.append(self.batch)
+
+        def draw(self, n):
+            if self.batch > 3:
+                raise torch.OutOfMemoryError
+
+    closed = []
+    monkeypatch.setattr(sampling, "PlainProcess", Fake)
+    monkeypatch.setattr(sampling.Variant, "measure", lambda variant: {1: 3.0, 2: 1.0, 3: 2.0}[variant.batch])
+    assert sampling.best_batch("cifar_resnet20", CPU, (1, 2, 3, 4), 1.0) == 2 and closed == [1, 2, 3, 4]
+    with pytest.raises(InputError, match="no batch of 4, 5 fits"):
+        sampling.best_batch("cifar_resnet20", CPU, (4, 5), 1.0)
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------
@@ -117,8 +168,12 @@ def test_sampling_report(monkeypatch, tmp_path, capsys):
     header, *rows = markdown_rows(text, "network")
     assert [row[1] for row in rows] == ["plain loop", "plain loop, best batch", "fp32", "fp32", "bf16", "bf16",
                                         "fp32, float noise"]
-    assert rows[0][2] == "4" and rows[1][2] in "23" and rows[2][2] == "64" and rows[0][5] == "1.00"
-    assert all(len(row) == len(header) and float(row[3]) > 0 and row[6].endswith("%") for row in rows)
+    assert rows[0][2] == "4" and rows[1][2] in "23" and rows[2][2] == "64"
+    assert rows[0][5] == rows[1][6] == "1.00"
+    assert all(len(row) == len(header) and float(row[3]) > 0 and row[7].endswith("%") for row in rows)
+    for row in rows:  # how many times as fast as each plain loop: the ratios of the times, which are rounded
+        assert [float(row[5]), float(row[6])] == pytest.approx(
+            [float(plain[3]) / float(row[3]) for plain in rows[:2]], rel=0.02, abs=0.01)
     assert len(markdown_rows(text, "bounds of one image")) == 4
     command = sys.argv
     for options, word in (([], "--overwrite"), (["--repeat", "0", "--out", "new"], "must be"),
@@ -222,3 +277,7 @@ def test_shares_of_a_run(tmp_path):
     unstaged = looks.shares(str(ROOT / "log_files" / "cifar10_resnet20" / "margin" / "noise_0.25.scores"), 1000)
     assert (unstaged["looks"], unstaged["n / N"]) == ("1", "1.000") and 0.05 <= float(unstaged["hindsight"]) < 1
     assert_refused(call_program("benchmarks/looks.py", tmp_path / "staged.scores", "--skip", 0), "--skip")
+    named = call_program("benchmarks/looks.py", tmp_path / "staged.scores", "--labels", "one run", "--title", "Looks",
+                         "--format", "markdown").stdout
+    assert named.startswith("Looks\n") and markdown_rows(named, "scores")[1][0] == "one run"
+    assert_refused(call_program("benchmarks/looks.py", tmp_path / "staged.scores", "--labels", "a", "b"), "--labels")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from certify_runs import call_program
 from helpers import ROOT
 from test_layers import PROGRAMS as NAMES
 
@@ -200,8 +201,8 @@ def test_python_example():
 def test_python_example_of_a_data_set(tmp_path):
     """docs/own_network.md: its example runs, and writes the logs that it names."""
     code, = (content for language, content in blocks(text_of("docs/own_network.md")) if language == "python")
-    assert code.count("log_files/new/") == 1
-    code = code.replace("log_files/new/", f"{tmp_path}/")
+    assert code.count("log_files/new/python/") == 1
+    code = code.replace("log_files/new/python/", f"{tmp_path}/")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=INSTALLED, capture_output=True, text=True,
                             timeout=300)
     assert result.returncode == 0, result.stderr
@@ -216,32 +217,36 @@ def test_python_blocks_compile():
                 ast.parse(content)
 
 
-def test_speed_table():
-    """docs/performance.md: seconds, ratios and peak are those of the result files, whose medians they come from."""
-    row = r"^\| (\w+) \| ([\w, ]+) \| (AVX2|AVX-512) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (?:(\d+%) )?\|$"
-    shown = re.findall(row, text_of("docs/performance.md"), re.MULTILINE)
-    measured = {}
-    for name in ("cifar", "resnet50", "avx2"):
-        text = (ROOT / f"benchmarks/results/sampling_cpu_quick_{name}.md").read_text()
-        instructions = "AVX2" if name == "avx2" else "AVX-512"
-        assert f"{instructions.replace('-', '')}\n" in text
-        for cells in ([cell.strip() for cell in line.split("|")] for line in text.splitlines()):
-            if len(cells) == 9 and cells[3].isdecimal():
-                measured[cells[1], cells[2], instructions] = float(cells[4]), cells[7]
-    assert len(shown) == 14
-    for network, variant, instructions, *cells, peak in shown:
-        seconds, its_peak = measured[network, variant, instructions]
-        ratios = (measured[network, name, instructions][0] / seconds
-                  for name in ("plain loop", "plain loop, best batch"))
-        assert cells == [f"{seconds:.3g}", *(f"{ratio:.1f}" for ratio in ratios)]
-        assert peak == (its_peak if variant.startswith("fp32") else "")
+def table_of(report: str, first: str) -> str:
+    """The table of a report in benchmarks/results whose header starts with `first`."""
+    text = (ROOT / "benchmarks/results" / report).read_text()
+    return text[text.index(f"| {first} |"):].split("\n\n")[0].strip()
+
+
+@pytest.mark.parametrize("name, instructions", [("cifar", "AVX512"), ("resnet50", "AVX512"), ("avx2", "AVX2")])
+def test_speed_tables(name, instructions):
+    """docs/performance.md has the tables of the reports, each from a CPU with the instructions that it says."""
+    report = f"sampling_cpu_quick_{name}.md"
+    assert f", {instructions}\n" in (ROOT / "benchmarks/results" / report).read_text()
+    table, page = table_of(report, "network"), text_of("docs/performance.md")
+    assert "| plain loop |" in table and "| plain loop, best batch |" in table and "| fp32, compiled |" in table
+    assert f"\n\n{table}\n\n" in page
+    if name == "cifar":
+        assert f"\n\n{table_of(report, 'bounds of one image')}\n\n" in page
+
+
+def test_first_table_of_reproduce():
+    """docs/reproduce.md shows what its first command prints."""
+    (language, command), (shown_as, shown), *_ = blocks(text_of("docs/reproduce.md"))
+    assert (language, shown_as) == ("bash", "text")
+    result = call_program(*words_of(command)[1:])
+    assert (result.returncode, result.stdout) == (0, shown), result.stderr
 
 
 def test_memory_table():
     """docs/performance.md shows the table of the benchmark's report."""
-    report = (ROOT / "benchmarks/results/freed_memory_cpu.md").read_text()
-    table = report[report.index("| network |"):].strip()
-    assert table.count("\n") == 4 and table in text_of("docs/performance.md")
+    table = table_of("freed_memory_cpu.md", "network")
+    assert table.count("\n") == 4 and f"\n\n{table}\n\n" in text_of("docs/performance.md")
 
 
 def test_documents_say_nothing_of_paths_outside():

@@ -55,7 +55,7 @@ def test_the_noise_reaches_every_certificate(noise, tmp_path):
 
 
 def test_delta_is_taken_off_the_mean_and_the_lead(monkeypatch):
-    """delta times the range: 1 for the mean of pred_score, 2 for that of margin, and the lead that a prediction needs."""
+    """delta times the range: 1 for pred_score's mean, 2 for margin's and for the lead that a prediction needs."""
     for measure, taken in (("pred_score", 0.01), ("margin", 0.02)):
         exact, drawn = (CertificateSpec(MEASURES[measure], 100, 0.01, 0.25, delta=delta) for delta in (0.0, 0.01))
         limits = [spec.certificate(0, 0.9, np.full(len(spec.band.ranks), 0.9)).mean_lower for spec in (exact, drawn)]

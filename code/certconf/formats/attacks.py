@@ -25,9 +25,10 @@ class Attacks(Table):
         """The rows of the images that were attacked."""
         return [row for row in self.rows if row.predict != ABSTAIN]
 
-    def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """The mean bound and the mean score of the attacked images, each [radii]."""
-        return tuple(np.mean([getattr(row, name) for row in self.attacked], axis=0) for name in ("bound", "score"))
+    def summary(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the attacked images: the mean bound, the mean score, and the least score - bound; each [radii]."""
+        bounds, scores = (np.array([getattr(row, name) for row in self.attacked]) for name in ("bound", "score"))
+        return bounds.mean(0), scores.mean(0), (scores - bounds).min(0)
 
     def accuracy(self, score: float) -> np.ndarray:
         """The fraction of all images, [radii], whose class is right and whose attacked score stays above `score`.
