@@ -11,8 +11,9 @@ from torch import nn
 from certconf.core import Smooth, order_statistics
 from certconf.inputs.architectures import load_checkpoint
 from certconf.inputs.datasets import open_images
+from certconf.sampling.devices import choose_device
 from certconf.sampling.noise import make_noise
-from certconf.sampling.sampler import Sampler
+from certconf.sampling.sampler import Sampler, tf32
 from certconf.sampling.streams import BLOCK, ESTIMATION, SELECTION
 
 pytestmark = pytest.mark.gpu
@@ -70,6 +71,16 @@ def test_same_noisy_images_same_scores(network, gpu):
     assert (scores["fp32 gpu"] - scores["fp32 cpu"]).abs().max() < 1e-5
     assert torch.cuda.get_device_capability(gpu) >= (8, 0), "this GPU has no TF32"
     assert 1e-5 < (scores["tf32 gpu"] - scores["fp32 cpu"]).abs().max() < 1e-2
+
+
+@torch.inference_mode()
+def test_layouts_agree(gpu):
+    """A float32 convolution, channels_last against contiguous: the same up to rounding."""
+    with tf32(False):
+        layer, x = nn.Conv2d(64, 64, 3, padding=1).to(gpu), torch.randn(32, 64, 32, 32, device=gpu)
+        plain = layer(x)
+        last = layer.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, plain, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -144,6 +155,12 @@ def test_out_of_memory_halves_the_batch_once(compile, gpu, capsys):
         torch.cuda.set_per_process_memory_fraction(1.0, gpu)
         torch.compiler.reset()
         torch.cuda.empty_cache()
+
+
+def test_a_gpu_that_does_not_exist():
+    from certconf.errors import InputError
+    with pytest.raises(InputError, match="not available"):
+        choose_device("cuda:99")
 
 
 CONTEXTS = """
