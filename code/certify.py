@@ -17,14 +17,28 @@ import sys
 from certconf import errors
 from certconf.runner.certification import certify_image, open_logs
 from certconf.runner.config import CertifyConfig
-from certconf.runner.options import add_certificate_options, add_sampling_options
+from certconf.runner.options import add_sampling_options
 from certconf.runner.run import STOPPED, Run
+from certconf.statistics.bounds import WEIGHTS
+from certconf.statistics.certificate import BOUNDS, RADII
+from certconf.statistics.measures import MEASURES
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sampling_options(parser)
-    add_certificate_options(parser)
+    parser.add_argument("--confidence_measure", nargs="+", choices=MEASURES, default=["pred_score"],
+                        help="several share their samples; OUTFILE then contains {confidence_measure} "
+                             "(default: pred_score)")
+    parser.add_argument("--bound", choices=BOUNDS, default=BOUNDS[0],
+                        help="confidence band of the score's CDF; dkw needs an alpha of 0.5 at most "
+                             "(default: %(default)s)")
+    parser.add_argument("--levels", "--weights", dest="weights", choices=WEIGHTS, default=WEIGHTS[0],
+                        help="levels of the Clopper-Pearson limits: falling with the rank, or equal "
+                             "(default: %(default)s)")
+    parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R",
+                        help="increasing multiples of 0.01, 0 or above, L2 distance of pixels in [0, 1] "
+                             f"(default: {' '.join(f'{radius:g}' for radius in RADII)})")
     parser.add_argument("--no_early_abstain", dest="early_abstain", action="store_false",
                         help="take all N samples of images that will abstain, too (default: give them up early)")
     parser.add_argument("--save_scores", action="store_true",

@@ -75,10 +75,8 @@ def main() -> None:
     sides = {"alpha": 2 * spec.alpha, "side_alpha": spec.alpha} if args.range else {"alpha": spec.alpha}
     settings = {**saved.settings,
                 **settings_of(args, program="recertify", bound=spec.bound, **sides, radii=list(spec.radii),
-                              weights=spec.weights, scores_sha256=saved.sha256,
+                              weights=spec.weights, scores_sha256=saved.sha256, looks=plan.recorded_looks(),
                               post_hoc=args.range or statement(spec) != statement(saved.spec))}
-    if plan.settle is not None:
-        settings["looks"] = plan.recorded_looks()
     schema, score_range = RANGES if args.range else LOG, (spec.measure.score_min, spec.measure.score_max)
     log = ResumableLog(args.outlog, settings, schema.header(spec.radii),
                        partial(Log.parse, score_range=score_range), overwrite=args.overwrite)

@@ -45,7 +45,7 @@ def command(*args):
 
 def test_real_command(tmp_path):
     """Started as users start it."""
-    assert_all_refused(tmp_path, "SIGMA must be at least 0.001", run=command, sigma="0")
+    assert_all_refused(tmp_path, "SIGMA or --noise: integer noise needs 0.001", run=command, sigma="0")
 
 
 def test_remarks_follow_refusals(each_cpu, tmp_path):

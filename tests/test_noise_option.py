@@ -87,10 +87,12 @@ def test_rounding_belongs_to_integer_noise(tmp_path):
 
 
 def test_sigma_beyond_integer_noise(tmp_path):
-    """Above 8 the sums leave an int16: a line names --noise float, which takes it."""
+    """Above 8 the sums leave an int16: a line names float noise, which takes what is finite in float32."""
     sigma = ["cifar10", weights_file(tmp_path), 8.5, tmp_path / "log", "--skip", 20, "--max", 40, "--N", 64]
-    assert_refused(certify(*sigma), "--noise float")
+    assert_refused(certify(*sigma), "SIGMA or --noise", "float noise has no such upper limit")
     assert certify(*sigma, "--noise", "float").returncode == 0
+    sigma[2] = 1e39
+    assert_refused(certify(*sigma, "--noise", "float"), "finite in float32")
 
 
 def test_images_off_the_grid(tmp_path):

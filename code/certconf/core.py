@@ -20,7 +20,7 @@ from certconf.sampling.devices import choose_device
 from certconf.sampling.noise import make_noise
 from certconf.sampling.sampler import Sampler
 from certconf.sampling.streams import ESTIMATION, SELECTION
-from certconf.statistics.bounds import empirical_bernstein_lower
+from certconf.statistics.bounds import empirical_bernstein_lower, hoeffding_lower
 from certconf.statistics.certificate import ABSTAIN, RADII, Certificate, CertificateSpec
 from certconf.statistics.measures import MEASURES, Measure
 from certconf.statistics.sequential import Plan, under_noise
@@ -178,7 +178,7 @@ class Smooth:
         return totals.argmax(1).tolist()
 
     def _sample_scores(self, x: torch.Tensor, sizes: Sequence[int], batch: int, key: tuple[int, int, int],
-                        classes: list[int]) -> Iterator[torch.Tensor]:
+                       classes: list[int]) -> Iterator[torch.Tensor]:
         """The scores of each measure's class: the first of them, float32 [measures, size], for each of rising sizes."""
         scores = torch.empty(len(self.measures), sizes[-1], dtype=torch.float32, device=self.sampler.device)
         done, sizes = 0, list(sizes)
@@ -202,8 +202,8 @@ class Smooth:
         A bound at radius 0 is at most the mean of all N scores (for alpha below 1/2), of which the first n are a random
         subset: Hoeffding's inequality holds for sampling without replacement (Hoeffding 1963, section 6).
         """
-        width = float(np.sqrt(np.log(len(EARLY_CHECKS) / EARLY_ERROR) / (2 * n)))
-        return all(mean + measure.range * width < measure.cutoff
+        alpha = EARLY_ERROR / len(EARLY_CHECKS)
+        return all(-hoeffding_lower(-mean, n, alpha, measure.range) < measure.cutoff
                    for mean, measure in zip(means, self.measures, strict=True))
 
     def _leads(self, x: torch.Tensor, n: int, batch: int, key: tuple[int, int, int],

@@ -49,12 +49,9 @@ def run_cli(main: Callable[[], int | None], when_stopped: str = "stopped") -> in
         if sys.stdout is not None:  # it is None if the caller closed it
             sys.stdout.flush()
         return status
-    except InputError as error:
+    except (InputError, RankFailed) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except RankFailed as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InputError) else 1
     except OSError as error:  # most often of stdout: at its exit Python must not try to write there again
         if os.environ.get("CERTIFY_DEBUG") == "1":
             traceback.print_exc()

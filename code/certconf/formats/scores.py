@@ -46,10 +46,10 @@ def describe_dtype(dtype: np.dtype) -> list:
 
 def scores_record(index: int, label: int, certificate: Certificate, dtype: np.dtype) -> bytes:
     """The record of one image, from its certificate with kept ranks."""
-    record, thresholds = np.zeros((), dtype), certificate.order_statistics
+    record, order = np.zeros((), dtype), certificate.order_statistics
     record["idx"], record["label"], record["chosen"] = index, label, certificate.chosen
-    record["mean"], record["order"] = certificate.mean, thresholds[-1]
-    record["order"][:len(thresholds)] = thresholds
+    record["mean"], record["order"] = certificate.mean, order[-1]
+    record["order"][:len(order)] = order
     if "n" in dtype.names:
         record["n"], record["alpha"] = certificate.spec.n, certificate.spec.alpha
     return record.tobytes()
@@ -113,8 +113,8 @@ class SavedScores:
         looks = {look.spec.n: look.spec for look in plan.looks}
         for record in self.records:
             look = looks[int(record["n"]) if plan.settle is not None else plan.spec.n]
-            thresholds = record["order"][:len(look.band.ranks)]
-            certificate = look.certificate(int(record["chosen"]), float(record["mean"]), thresholds)
+            order = record["order"][:len(look.band.ranks)]
+            certificate = look.certificate(int(record["chosen"]), float(record["mean"]), order)
             yield int(record["idx"]), int(record["label"]), certificate
 
 

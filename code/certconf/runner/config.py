@@ -10,12 +10,13 @@ import typing
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from types import UnionType
 
 from certconf.errors import InputError
 from certconf.formats.log import check_radii
 from certconf.inputs.catalogue import check_dataset_name
 from certconf.sampling import PRECISIONS
-from certconf.sampling.law import LARGEST_INTEGER_SIGMA, NOISES, SMALLEST_SIGMA
+from certconf.sampling.law import NOISES, check_sigma
 from certconf.sampling.streams import SEEDS
 from certconf.statistics.bounds import WEIGHTS
 from certconf.statistics.certificate import BOUNDS, RADII, CertificateSpec
@@ -25,6 +26,7 @@ from certconf.statistics.sequential import Plan
 PLACE = "{confidence_measure}"
 CHOICES = {"noise": NOISES, "precision": PRECISIONS, "bound": BOUNDS, "weights": WEIGHTS,
            "confidence_measure": MEASURES}
+POSITIVE = ("batch", "skip", "N", "N0", "steps", "draws")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +59,21 @@ class SamplingConfig:
             object.__setattr__(self, field.name, _read(field.name, field.type, getattr(self, field.name)))
         if self.split is not None:  # certify_dataset names objects, not data sets
             check_dataset_name(self.dataset)
-        if not SMALLEST_SIGMA <= self.sigma < math.inf:
-            raise InputError(f"SIGMA must be at least {SMALLEST_SIGMA} and finite, not {self.sigma}")
-        if self.noise == "integer" and self.sigma > LARGEST_INTEGER_SIGMA:
-            raise InputError(f"SIGMA must be at most {LARGEST_INTEGER_SIGMA:g} with integer noise, not {self.sigma}: "
-                             "--noise float has no such limit")
+        try:
+            check_sigma(self.noise, self.sigma)
+        except ValueError as error:
+            raise InputError(f"SIGMA or --noise: {error}") from None
         if self.noise == "float" and self.round_images:
             raise InputError("--round_images belongs to integer noise, not to --noise float")
         if not 0 <= self.seed < SEEDS:
             raise InputError(f"--seed must be between 0 and {SEEDS - 1}, not {self.seed}")
-        self._check_positive("batch", "skip", "N")
+        for name in POSITIVE:
+            if getattr(self, name, 1) < 1:
+                raise InputError(f"--{name} must be 1 or above, not {getattr(self, name)}")
         if self.max < 1 and self.max != -1:
             raise InputError(f"--max must be 1 or above (or -1: no limit), not {self.max}")
         if not 0 < self.alpha < 1:
             raise InputError(f"--alpha must lie strictly between 0 and 1, not {self.alpha}")
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be 1 or above, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +84,10 @@ class PredictConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_positive("N0")
         if self.N < 2:
             raise InputError("--N must be 2 or above")
-        check_plan(self.spec())
-
-    def spec(self) -> CertificateSpec:
-        """Of the limits on the expected score, each of which gets alpha / 2."""
-        return CertificateSpec(MEASURES["pred_score"], self.N, self.alpha / 2, self.sigma, weights="equal")
+        # of the limits on the expected score, each of which gets alpha / 2
+        check_plan(CertificateSpec(MEASURES["pred_score"], self.N, self.alpha / 2, self.sigma, weights="equal"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +105,6 @@ class CertifyConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_positive("N0")
         if self.save_scores:
             object.__setattr__(self, "early_abstain", False)
         if self.settle is not None and len(self.settle) != len(self.confidence_measure):
@@ -162,7 +155,6 @@ class AttackConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_positive("steps", "draws")
         if os.path.realpath(self.log) == os.path.realpath(self.outfile):
             raise InputError(f"{self.outfile}: is LOG itself; choose another name")
         if self.radii is not None:
@@ -185,10 +177,10 @@ def check_plan(spec: CertificateSpec, settle: float | None = None, like: Plan | 
 
 def _read(name: str, kind, value):
     """A value as the type of its field. Raises InputError."""
-    kinds = typing.get_args(kind) if isinstance(kind, typing.types.UnionType) else (kind,)
-    if value is None and type(None) in kinds:
-        return None
-    kind, *_ = (each for each in kinds if each is not type(None))
+    if isinstance(kind, UnionType):  # of a type and None
+        if value is None:
+            return None
+        kind = typing.get_args(kind)[0]
     with suppress(TypeError, ValueError):
         if typing.get_origin(kind) is tuple:
             each = typing.get_args(kind)[0]

@@ -17,7 +17,7 @@ class Heartbeat(threading.Thread):
     """Counts up under this rank's key, and watches the counters of the others (rank 0) or of rank 0 (the others).
 
     Once one of them stands still, or the store is gone, `failure` says so in one line and `lost` is that rank; `ended`
-    is True once rank 0 has left. After either, SIGTERM ends the main thread's work (see errors.run).
+    is True once rank 0 has left. After either, SIGTERM ends the main thread's work (see errors.run_cli).
     """
 
     def __init__(self, store: "distributed.Store", rank: int, size: int):

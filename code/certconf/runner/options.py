@@ -5,9 +5,7 @@ from certconf.inputs.catalogue import DATASET_OF, DATASETS, SPLITS
 from certconf.sampling import PRECISIONS
 from certconf.sampling.law import LARGEST_INTEGER_SIGMA, NOISES, SMALLEST_SIGMA
 from certconf.sampling.streams import SEEDS
-from certconf.statistics.bounds import LARGEST_N, SMALLEST_ALPHA, WEIGHTS
-from certconf.statistics.certificate import BOUNDS, RADII
-from certconf.statistics.measures import MEASURES
+from certconf.statistics.bounds import LARGEST_N, SMALLEST_ALPHA
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
@@ -62,19 +60,3 @@ def add_sampling_options(parser: argparse.ArgumentParser, least_n: int = 1,
                         help="the network draws at random on purpose, for each image its own numbers, independent of "
                              "all others: do not check that it gives the same logits again")
     parser.add_argument("--overwrite", action="store_true", help="start over; the old log is kept as OUTFILE.bak")
-
-
-def add_certificate_options(parser: argparse.ArgumentParser) -> None:
-    """Measures, band and radii."""
-    parser.add_argument("--confidence_measure", nargs="+", choices=MEASURES, default=["pred_score"],
-                        help="several share their samples; OUTFILE then contains {confidence_measure} "
-                             "(default: pred_score)")
-    parser.add_argument("--bound", choices=BOUNDS, default=BOUNDS[0],
-                        help="confidence band of the score's CDF; dkw needs an alpha of 0.5 at most "
-                             "(default: %(default)s)")
-    parser.add_argument("--levels", "--weights", dest="weights", choices=WEIGHTS, default=WEIGHTS[0],
-                        help="levels of the Clopper-Pearson limits: falling with the rank, or equal "
-                             "(default: %(default)s)")
-    parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), metavar="R",
-                        help="increasing multiples of 0.01, 0 or above, L2 distance of pixels in [0, 1] "
-                             f"(default: {' '.join(f'{radius:g}' for radius in RADII)})")

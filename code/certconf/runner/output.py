@@ -31,10 +31,9 @@ class AppendFile:
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         self.path = path
-        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
-            os.close(self.fd)
-            raise InputError(f"{path}: not a regular file")
         try:
+            if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+                raise InputError(f"{path}: not a regular file")
             self._lock()
         except InputError:
             os.close(self.fd)

@@ -131,13 +131,14 @@ class Run:
 
         only: indices to run, or all. Raises InputError, BadNetwork.
         """
+        pending = None
         if self.worker.first:
             for log in self.logs:
                 log.check_settings({name: value for name, value in {**log.settings, **self.settings}.items()
                                     if name in SETTINGS})
-            self.pending = self._missing(self.inputs.indices, only)
-            if self.pending:
-                x, _ = self.inputs.images.load(self.pending[0])
+            pending = self._missing(self.inputs.indices, only)
+            if pending:
+                x, _ = self.inputs.images.load(pending[0])
                 found = sampler.retry_on_out_of_memory(lambda batch: sampler.check(x, self.config.N, batch),
                                                        self.config.batch)
                 self._warn([*self.remarks, *self.inputs.remarks, *found])
@@ -145,7 +146,7 @@ class Run:
                     log.begin(self._start())
             else:
                 self._say_complete()
-        self.pending, known = self.worker.share((getattr(self, "pending", None), self.inputs.settings))
+        self.pending, known = self.worker.share((pending, self.inputs.settings))
         if names := [name for name in known if self.inputs.settings.get(name) != known[name]]:
             raise InputError(f"{', '.join(SETTINGS[name] for name in names)}: not the same in every process")
 
@@ -201,9 +202,7 @@ class Run:
         """Report on stderr what the user may not expect of this run; found: lines about its network and images."""
         from certconf.sampling.devices import slow_choices
         config, trained = self.config, self.inputs.trained_noise
-        for line in found:
-            print(line, file=sys.stderr)
-        for line in slow_choices(config.device, self.device, config.precision):
+        for line in [*found, *slow_choices(config.device, self.device, config.precision)]:
             print(line, file=sys.stderr)
         if trained is not None and trained != config.sigma:
             print(f"warning: this network was trained with noise {trained:g}, and is smoothed with {config.sigma:g}",

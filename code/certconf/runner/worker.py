@@ -23,18 +23,6 @@ POLL = 0.02  # seconds between two looks into the store: a blocking wait would n
 LEAVING = 15.0  # seconds that rank 0 waits at the end for the others: it may hold the store
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What stands in the place of a result if an exception came instead."""
-
-    line: str
-    refusal: bool  # an InputError
-
-    def exception(self) -> BaseException:
-        """What ends the run on rank 0."""
-        return (InputError if self.refusal else RankFailed)(self.line)
-
-
 @dataclass
 class Worker:
     """This process's rank among `size` processes; local_rank: among those of its machine.
@@ -131,7 +119,7 @@ class Worker:
         given, failed = 0, False
         while not failed and (position := self.store.add("next", 1) - 1) < len(tasks):
             result = self._attempt(work, tasks[position])
-            failed = isinstance(result, Failure)
+            failed = isinstance(result, InputError | RankFailed)
             self.store.set(str(position), pickle.dumps(result))
             while self.first and given < len(tasks) and self.store.check([str(given)]):
                 yield tasks[given], self._take(given)
@@ -140,21 +128,21 @@ class Worker:
             yield from ((tasks[position], self._take(position)) for position in range(given, len(tasks)))
 
     def _attempt(self, work: Callable, task):
-        """The result of a task, or a Failure; the traceback goes to this rank's stderr, the one line to rank 0's."""
+        """The result of a task, or the exception that is to end the run on rank 0; its traceback stays on this rank."""
         try:
             return work(task)
         except InputError as error:
-            return Failure(str(error), True)
+            return InputError(str(error))
         except Exception as error:
             traceback.print_exc()
-            return Failure(f"rank {self.rank} failed: {type(error).__name__}: {error}", False)
+            return RankFailed(f"rank {self.rank} failed: {type(error).__name__}: {error}")
 
     def _take(self, position: int):
-        """The result of a task, removed from the store, once some rank has put it there. Raises a Failure's."""
+        """The result of a task, once some rank has put it in the store; it is removed, and raised if an exception."""
         while not self.store.check([str(position)]):
             time.sleep(POLL)
         result = pickle.loads(self.store.get(str(position)))
         self.store.delete_key(str(position))
-        if isinstance(result, Failure):
-            raise result.exception()
+        if isinstance(result, InputError | RankFailed):
+            raise result
         return result

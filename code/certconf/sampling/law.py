@@ -27,14 +27,6 @@ def check_sigma(noise: str, sigma: float) -> None:
         raise ValueError(f"sigma must be at least {SMALLEST_SIGMA} and finite in float32, not {sigma}")
 
 
-def noise_delta(noise: str, sigma: float, dimension: int) -> float:
-    """An upper bound on the total variation between the drawn and the exact law of a noisy image in R^dimension.
-
-    float: 0, which is what is assumed of it.
-    """
-    return dimension * rounded_gaussian(float(sigma))[1] if noise == "integer" else 0.0
-
-
 @lru_cache
 def rounded_gaussian(sigma: float) -> tuple[np.ndarray, float]:
     """The law of k = round(255 sigma Z) in 63-bit arithmetic: thresholds T, int64 [2 K], and its error.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from certconf.errors import InputError
-from certconf.sampling.law import BITS, check_sigma, noise_delta, rounded_gaussian
+from certconf.sampling.law import BITS, check_sigma, rounded_gaussian
 
 CELL_BITS = 16  # of u, which alone decide most draws
 LOW_BITS = BITS - CELL_BITS
@@ -44,7 +44,7 @@ class IntegerNoise:
     def __init__(self, sigma: float, device: torch.device, round_images: bool = False, reach: int = 0):
         check_sigma("integer", sigma)
         self.sigma, self.round_images, self.reach = float(sigma), round_images, reach
-        thresholds, _ = rounded_gaussian(self.sigma)
+        thresholds, self._error = rounded_gaussian(self.sigma)
         self._least = -(len(thresholds) // 2)
         starts = np.arange(2 ** CELL_BITS, dtype=np.int64) << LOW_BITS
         first = np.searchsorted(thresholds, starts, side="right")
@@ -55,7 +55,7 @@ class IntegerNoise:
 
     def delta(self, dimension: int) -> float:
         """An upper bound on the total variation between the drawn and the exact law of a noisy image in R^dimension."""
-        return noise_delta("integer", self.sigma, dimension)
+        return dimension * self._error
 
     def start(self, x: torch.Tensor) -> torch.Tensor:
         """What `fill` adds noise to. Raises InputError if x is no 8-bit image."""
