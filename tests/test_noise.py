@@ -336,7 +336,7 @@ def test_float_noise_shifts_by_the_sigma_it_draws():
     """
     sigma = 0.12
     assert float(np.float32(sigma)) < sigma
-    spec = CertificateSpec(MEASURES["pred_score"], 10_000, 0.001, sigma, float_noise=True)
+    spec = CertificateSpec(MEASURES["pred_score"], 10_000, 0.001, make_noise("float", sigma, CPU).sigma)
     thresholds = np.ones(len(spec.band.ranks))
     bound = spec.certificate(0, 1.0, thresholds).lower_bound(3 * sigma)
     exact = norm.cdf(norm.ppf(spec.band.prob[0]) - 3 * sigma / float(np.float32(sigma)))

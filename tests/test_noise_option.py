@@ -46,12 +46,12 @@ def test_the_noise_reaches_every_certificate(noise, tmp_path):
     assert (delta > 0) == (noise == "integer")
     smooth = Smooth(tiny_network(), 10, sigma, noise=noise, device="cpu")
     spec = smooth.certify(x, 16, 64, 0.1, 64, index=0).spec
-    assert (spec.delta, spec.float_noise) == (delta, noise == "float")
-    assert (spec.shift(1.0) == 1 / sigma) == (noise == "integer")
-    assert run(tmp_path, "--noise", noise, "--save_scores", stop=20).returncode == 0
+    drawn = float(np.float32(sigma)) if noise == "float" else sigma
+    assert (spec.delta, spec.sigma) == (delta, drawn) and (drawn == sigma) == (noise == "integer")
+    options = arguments(weights_file(tmp_path), tmp_path / "log", "--noise", noise, "--save_scores", stop=20)
+    assert certify(*(sigma if option == 0.25 else option for option in options)).returncode == 0
     spec = read_scores(str(tmp_path / "log")).spec
-    assert spec.float_noise == (noise == "float")
-    assert spec.delta == make_noise(noise, 0.25, torch.device("cpu")).delta(x.numel())
+    assert (spec.delta, spec.sigma) == (delta, drawn)
 
 
 def test_delta_is_taken_off_the_mean_and_the_lead(monkeypatch):

@@ -67,7 +67,7 @@ class Smooth:
         names = (confidence_measure,) if self.single else confidence_measure
         self.measures: tuple[Measure, ...] = tuple(MEASURES[name] for name in names)
         self.num_classes, self.sigma, self.early_abstain = num_classes, float(sigma), early_abstain
-        self.float_noise, self.round_images, device = noise == "float", round_images, choose_device(device)
+        self.round_images, device = round_images, choose_device(device)
         self.noise = make_noise(noise, self.sigma, device, round_images)
         self.sampler = Sampler(base_classifier, self.noise, device, precision, compile, random_network)
 
@@ -102,11 +102,11 @@ class Smooth:
         """`certify` by a given plan for each measure, all with the same n. Raises NonFiniteScores, ValueError."""
         if n0 < 1 or batch_size < 1:
             raise ValueError(f"need n0 >= 1 and batch_size >= 1, not {n0} and {batch_size}")
-        plans = [self.plan(plan, x) for plan in plans]
         n = plans[0].spec.n
         if [(plan.spec.measure, plan.spec.n, plan.spec.sigma) for plan in plans] != [
                 (measure, n, self.sigma) for measure in self.measures]:
             raise ValueError("plans of other measures or another sigma, or of different n")
+        plans = [self.plan(plan, x) for plan in plans]
         looks_at = [{look.spec.n: look for look in plan.looks} for plan in plans]  # by the number of samples
         early = self._early_checks(plans)
         sizes = sorted({size for looks in looks_at for size in looks} | set(early))
@@ -159,7 +159,7 @@ class Smooth:
 
     def plan(self, plan: Plan, x: torch.Tensor) -> Plan:
         """A plan, with what this noise and the size of x add to it. Raises ValueError for a bad one."""
-        return under_noise(plan, self.float_noise, self.noise.delta(x.numel()))
+        return under_noise(plan, self.noise.sigma, self.noise.delta(x.numel()))
 
     def _softmax(self, x: torch.Tensor, count: int, batch: int, key: tuple[int, int, int]):
         for softmax in self.sampler.softmax(x, count, batch, key):

@@ -152,7 +152,7 @@ def _recorded_plan(settings: dict, eta) -> Plan:
         ("noise", "float"), ("delta", 0.0), ("weights", "equal"), ("settle", None)))
     alpha, sigma, *radii = map(float, (settings["alpha"], settings["sigma"], *settings["radii"]))
     spec = CertificateSpec(MEASURES[settings["confidence_measure"]], settings["N"], alpha, sigma, settings["bound"],
-                           tuple(radii), weights, kept_ranks=weights, float_noise=noise == "float", delta=delta)
+                           tuple(radii), weights, kept_ranks=weights, delta=delta)
     if settings["program"] != "certify" or settings["save_scores"] is not True:
         raise ValueError("the run saved none")
     if (type(spec.n) is not int or type(settings["radii"]) is not list
@@ -163,6 +163,8 @@ def _recorded_plan(settings: dict, eta) -> Plan:
         raise ValueError("noise or delta")
     if weights not in WEIGHTS or settle is not None and type(settle) is not float:
         raise ValueError("weights or settle")
+    if noise == "float":  # which is drawn with this sigma
+        spec = replace(spec, sigma=float(np.float32(sigma)))
     check_radii(spec.radii)
     plan = Plan(spec, settle, None if settle is None else _recorded_schedule(settings["looks"]))
     etas = eta if type(eta) is list else [eta]

@@ -68,7 +68,7 @@ def radius_of_mean(certificate: Certificate, score: float) -> float:
     """The radius of the naive bound if its limit on the mean is the band's own bound at R = 0, not Hoeffding's."""
     measure = certificate.spec.measure
     mean, threshold = ((value - measure.score_min) / measure.range for value in (certificate.lower_bound(0.0), score))
-    return max(float(ndtri(mean) - ndtri(threshold)) / certificate.spec.shift(1.0), 0.0)
+    return max(float(ndtri(mean) - ndtri(threshold)) * certificate.spec.sigma, 0.0)
 
 
 def draw_networks(*folders: Path, labels: dict[str, str]) -> Figure:

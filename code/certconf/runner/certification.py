@@ -73,7 +73,7 @@ def certify_dataset(smooth: "Smooth", dataset: "Dataset", outfile: str, **option
                          "to certify.py")
     sampler, network = smooth.sampler, smooth.sampler.base_classifier
     config = CertifyConfig(dataset=class_name(dataset), base_classifier=class_name(network), split=None,
-                           sigma=smooth.sigma, outfile=str(outfile), noise="float" if smooth.float_noise else "integer",
+                           sigma=smooth.sigma, outfile=str(outfile), noise=smooth.noise.name,
                            round_images=smooth.round_images, precision=sampler.precision, compile=sampler.compile,
                            random_network=sampler.random,
                            device=str(sampler.device), early_abstain=smooth.early_abstain,

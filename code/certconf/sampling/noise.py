@@ -41,6 +41,8 @@ def eight_bit(x: torch.Tensor, round_images: bool, reach: int = 0) -> torch.Tens
 class IntegerNoise:
     """a / 255 -> (a + round(255 sigma Z)) / 255, as the module's docstring says. 0.001 <= sigma <= 8."""
 
+    name = "integer"
+
     def __init__(self, sigma: float, device: torch.device, round_images: bool = False, reach: int = 0):
         check_sigma("integer", sigma)
         self.sigma, self.round_images, self.reach = float(sigma), round_images, reach
@@ -90,9 +92,11 @@ class IntegerNoise:
 class FloatNoise:
     """x -> x + float32(sigma) * normal_() in float32, which is taken for exact Gaussian noise."""
 
+    name = "float"
+
     def __init__(self, sigma: float):
         check_sigma("float", sigma)
-        self.sigma = sigma
+        self.sigma = float(np.float32(sigma))  # that of the noise as it is drawn
 
     def delta(self, dimension: int) -> float:
         """0: what is assumed."""

@@ -35,9 +35,9 @@ RADIUS_TOLERANCE = 1e-9  # of sigma
 class CertificateSpec:
     """All that is fixed of a certificate before the sampling: how the N scores of one image become its bounds.
 
-    bound: one of BOUNDS; alpha: error probability of a certificate; sigma, radii: in pixels of range [0, 1];
-    float_noise: the noise has the standard deviation float32(sigma); delta: upper bound on the total variation between
-    the law of the noisy images that were drawn and the exact one (see noise.py);
+    bound: one of BOUNDS; alpha: error probability of a certificate; sigma, radii: in pixels of range [0, 1], sigma that
+    of the noise as it is drawn; delta: upper bound on the total variation between the law of the noisy images that were
+    drawn and the exact one (see noise.py);
     weights: see clopper_pearson_band; kept_ranks: the weights whose ranks saved scores hold, which the band then uses
     whatever its own weights and bound, or None; eta: where the calibration of the band begins, see Plan.starts.
     """
@@ -51,7 +51,6 @@ class CertificateSpec:
     weights: str = "falling"
     kept_ranks: str | None = None
     eta: float | None = None
-    float_noise: bool = False
     delta: float = 0.0
 
     @cached_property
@@ -69,17 +68,13 @@ class CertificateSpec:
         band = _band(self.n, self.alpha, self.bound, self.weights, self.kept_ranks, None, mirrored=True)
         return replace(band, prob=np.maximum(band.prob - self.delta, 0.0))
 
-    def shift(self, radius):
-        """radius / sigma, with the sigma of the noise that was drawn. radius: a scalar or array."""
-        return radius / (float(np.float32(self.sigma)) if self.float_noise else self.sigma)
-
     @cached_property
     def shifted(self) -> np.ndarray:
         """Phi(Phi^-1(p_j) - R / sigma), [radii, ranks]: for every image. Raises ValueError for a bad radius."""
         for radius in self.radii:
             _check_radius(radius)
         with np.errstate(over="ignore"):  # an infinite shift leaves the lowest score
-            return shifted_probability(self.band.prob, self.shift(np.asarray(self.radii))[:, None])
+            return shifted_probability(self.band.prob, np.asarray(self.radii)[:, None] / self.sigma)
 
     def prepare(self) -> "CertificateSpec":
         """Compute band and shifted probabilities now, which are the same for every image, and return self.
@@ -173,10 +168,10 @@ class Certificate:
     def lower_bound(self, radius: float) -> float:
         """The bound from the CDF at any radius >= 0, whether the certificate abstains or not."""
         _check_radius(radius)
-        measure, spec = self.spec.measure, self.spec
+        spec, lowest = self.spec, self.spec.measure.score_min
         if self.order_statistics is None:
-            return measure.score_min
-        return float(expected_score_bound(self.order_statistics, spec.band.prob, spec.shift(radius), measure.score_min))
+            return lowest
+        return float(expected_score_bound(self.order_statistics, spec.band.prob, radius / spec.sigma, lowest))
 
     def upper_bound(self, radius: float) -> float:
         """The upper bound from the CDF at any radius >= 0, whether the certificate abstains or not.
@@ -190,14 +185,14 @@ class Certificate:
         if self.order_statistics is None:
             return measure.score_max
         total = measure.score_min + measure.score_max
-        mirrored, shift = total - self.order_statistics[::-1], spec.shift(radius)
+        mirrored, shift = total - self.order_statistics[::-1], radius / spec.sigma
         return total - float(expected_score_bound(mirrored, spec.upper_band.prob, shift, measure.score_min))
 
     def naive_lower_bound(self, radius: float) -> float:
         """The bound from the mean alone at any radius >= 0, never below score_min."""
         _check_radius(radius)
         measure = self.spec.measure
-        bound = naive_bound(self.mean_lower, self.spec.shift(radius), measure.score_min, measure.score_max)
+        bound = naive_bound(self.mean_lower, radius / self.spec.sigma, measure.score_min, measure.score_max)
         return max(float(bound), measure.score_min)
 
     def radius(self, score: float, naive: bool = False) -> float:

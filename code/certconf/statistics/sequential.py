@@ -81,7 +81,7 @@ class Look:
         share = (self.final.n - last.ranks + 1.0) / self.final.n
         prob = np.interp(upper, share[::-1], last.prob[::-1])
         with np.errstate(over="ignore"):  # an infinite shift leaves the lowest score
-            return shifted_probability(prob, self.spec.shift(np.array((0.0, *self.spec.radii)))[:, None])
+            return shifted_probability(prob, np.array((0.0, *self.spec.radii))[:, None] / self.spec.sigma)
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ class Plan:
 
 
 @lru_cache
-def under_noise(plan: Plan, float_noise: bool, delta: float) -> Plan:
-    """A plan for noise of this kind, prepared; the same object at each call, so that all images share its bands."""
-    return replace(plan, spec=replace(plan.spec, float_noise=float_noise, delta=delta)).prepare()
+def under_noise(plan: Plan, sigma: float, delta: float) -> Plan:
+    """A plan for noise as it is drawn, prepared; the same object at each call, so that all images share its bands."""
+    return replace(plan, spec=replace(plan.spec, sigma=sigma, delta=delta)).prepare()
 
 
 def look_sizes(n: int) -> list[int]:
