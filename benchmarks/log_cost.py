@@ -70,7 +70,7 @@ def seconds_of(log: Path, skip: int) -> float:
 def main() -> None:
     args = parse_arguments()
     labels = label_of_files(args.folder, args.labels)
-    rows = [{"log": labels.get(folder, str(folder))} | costs(folder, path.stem, args.skip) for folder in args.folder
+    rows = [{"log": str(labels[folder])} | costs(folder, path.stem, args.skip) for folder in args.folder
             for path in sorted((folder / SOFT_MEASURES[0]).glob("noise_*.scores"))]
     if not rows:
         raise InputError("no MEASURE/noise_SIGMA.scores in these folders")

@@ -84,7 +84,7 @@ def one_look(spec: CertificateSpec, n: int) -> CertificateSpec:
 def main() -> None:
     args = parse_arguments()
     labels = label_of_files(args.scores, args.labels)
-    rows = [{"scores": labels.get(path, path)} | shares(path, args.skip) for path in args.scores]
+    rows = [{"scores": labels[path]} | shares(path, args.skip) for path in args.scores]
     print(format_table(list(rows[0]), [list(row.values()) for row in rows], args.format, args.title), end="")
 
 

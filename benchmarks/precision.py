@@ -7,6 +7,7 @@ Prints a markdown table and writes it to benchmarks/results/ with a description 
 """
 import argparse
 import math
+import statistics
 import sys
 
 import code_path
@@ -70,40 +71,33 @@ def all_scores(sampler: Sampler, x: torch.Tensor, index: int, n: int, batch: int
     return torch.cat([softmax.cpu() for softmax in sampler.softmax(x, n, batch, (0, index, ESTIMATION))]).double()
 
 
-class Differences:
-    """The differences of one precision from fp32, gathered image by image."""
+def differences(scores: torch.Tensor, exact: torch.Tensor) -> tuple[float, float, float, bool]:
+    """Of an image's scores [n, classes] from its fp32 scores: largest, mean, shift of the top score, another top class.
+    """
+    difference, mean, exact_mean = (scores - exact).abs(), scores.mean(0), exact.mean(0)
+    top = exact_mean.argmax()
+    shift = float(mean[top] - exact_mean[top])
+    return float(difference.max()), float(difference.mean()), shift, bool(mean.argmax() != top)
 
-    def __init__(self):
-        self.largest, self.means, self.shifts, self.other_class = 0.0, [], [], 0
 
-    def add(self, scores: torch.Tensor, exact: torch.Tensor) -> None:
-        """Take in one image's scores [n, classes] and its fp32 scores."""
-        difference = (scores - exact).abs()
-        self.largest = max(self.largest, float(difference.max()))
-        self.means.append(float(difference.mean()))
-        mean, exact_mean = scores.mean(0), exact.mean(0)
-        top = exact_mean.argmax()
-        self.shifts.append(float(mean[top] - exact_mean[top]))
-        self.other_class += int(mean.argmax() != top)
-
-    def cells(self) -> list[str]:
-        """Its cells of the table, as in HEADER."""
-        count = len(self.shifts)
-        return [f"{self.largest:.2g}", f"{sum(self.means) / count:.2g}", f"{sum(self.shifts) / count:+.2g}",
-                f"{max(self.shifts, key=abs):+.2g}", f"{self.other_class} of {count}"]
+def cells(images: list[tuple[float, float, float, bool]]) -> list[str]:
+    """The cells of one precision, as in HEADER, from the differences of each image."""
+    largest, means, shifts, others = zip(*images, strict=True)
+    return [f"{max(largest):.2g}", f"{statistics.mean(means):.2g}", f"{statistics.mean(shifts):+.2g}",
+            f"{max(shifts, key=abs):+.2g}", f"{sum(others)} of {len(images)}"]
 
 
 def compare(args: argparse.Namespace, network, images, indices, device: torch.device) -> list[list[str]]:
     """The rows of the table."""
     exact, *others = (Sampler(network, make_noise("integer", args.sigma, device), device, precision, args.compile)
                       for precision in ("fp32", *args.precision))
-    differences = {precision: Differences() for precision in args.precision}
+    found = {precision: [] for precision in args.precision}
     for index in indices:
         x, _ = images.load(index)
         expected = all_scores(exact, x, index, args.N, args.batch)
-        for sampler, found in zip(others, differences.values(), strict=True):
-            found.add(all_scores(sampler, x, index, args.N, args.batch), expected)
-    return [[precision, *found.cells()] for precision, found in differences.items()]
+        for sampler, of_images in zip(others, found.values(), strict=True):
+            of_images.append(differences(all_scores(sampler, x, index, args.N, args.batch), expected))
+    return [[precision, *cells(of_images)] for precision, of_images in found.items()]
 
 
 def main() -> None:

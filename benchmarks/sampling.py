@@ -150,8 +150,8 @@ def sampler_variant(network, x, device, precision: str, compile: bool, batch: in
     return Variant(name, size, max(size, BLOCK), draw, precision)
 
 
-def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> tuple[list[Variant], int, dict]:
-    """The measured variants of one network, its FLOPs for one sample, and the machine's peaks meanwhile."""
+def time_network(arch: str, args: argparse.Namespace, device: torch.device, peaks: dict) -> tuple[list[Variant], int]:
+    """The measured variants of one network, and its FLOPs for one sample; peaks: see measure_in_turn."""
     torch.compiler.reset()  # what was compiled for the network before counts against a limit
     dataset = DATASET_OF[arch]
     network, x = build_network(arch, dataset).eval(), torch.randint(256, (3, SIDE[dataset], SIDE[dataset])) / 255
@@ -165,17 +165,17 @@ def time_network(arch: str, args: argparse.Namespace, device: torch.device) -> t
         for variant in variants:
             variant.prepare(args.seconds)
             print(f"{arch}: {variant.name}: ready, {variant.samples} samples a measurement", file=sys.stderr)
-        return variants, flops(network, x), measure_in_turn(variants, args.repeat, device)
+        measure_in_turn(variants, args.repeat, device, peaks)
+        return variants, flops(network, x)
 
 
-def measure_in_turn(variants: list[Variant], repeat: int, device: torch.device) -> dict:
-    """Measure each variant `repeat` times, one after the other. Returns the machine's peaks meanwhile."""
-    peaks = dict.fromkeys((variant.peak_of(device) for variant in variants), 0.0)
+def measure_in_turn(variants: list[Variant], repeat: int, device: torch.device, peaks: dict) -> None:
+    """Measure each variant `repeat` times, one after the other; peaks (by Variant.peak_of) rise to what is seen."""
     for _ in range(repeat):
-        peaks = {key: max(peak, convolution_peak(device, *key)) for key, peak in peaks.items()}
+        for key in dict.fromkeys(variant.peak_of(device) for variant in variants):
+            peaks[key] = max(peaks.get(key, 0.0), convolution_peak(device, *key))
         for variant in variants:
             variant.times.append(variant.measure())
-    return peaks
 
 
 def network_rows(arch: str, variants: list[Variant], work: int, peak: Callable) -> list[list[str]]:
@@ -213,11 +213,9 @@ def time_bounds(n: int, repeat: int, device: torch.device) -> list[list[str]]:
 
 def report(args: argparse.Namespace, device: torch.device) -> str:
     """Measure everything, and report it in markdown."""
-    timed = {arch: time_network(arch, args, device) for arch in args.networks}
     peaks = {}  # the most of all networks' times: those of one CPU have one peak
-    for _, _, found in timed.values():
-        peaks = {key: max(peaks.get(key, 0.0), found.get(key, 0.0)) for key in {**peaks, **found}}
-    rows = [row for arch, (variants, work, _) in timed.items()
+    timed = {arch: time_network(arch, args, device, peaks) for arch in args.networks}
+    rows = [row for arch, (variants, work) in timed.items()
             for row in network_rows(arch, variants, work, lambda variant: peaks[variant.peak_of(device)])]
     columns = ["network", "variant", "batch", "s for 1,000 samples", "spread", "times as fast as plain loop",
                "as its best batch", "peak"]
@@ -227,7 +225,7 @@ def report(args: argparse.Namespace, device: torch.device) -> str:
     named = [f"{peak / 1e9:.4g}" + "".join(f" ({precision}, batch {batch})" for batch, in batches)
              for (precision, *batches), peak in peaks.items()]
     notes = NOTES.format(seconds=args.seconds, repeat=args.repeat, peaks=", ".join(named), work=", ".join(
-        f"{arch} {work / 1e9:.3g}" for arch, (_, work, _) in timed.items()))
+        f"{arch} {work / 1e9:.3g}" for arch, (_, work) in timed.items()))
     return (f"# Sampling\n\n{describe(device)}\n{sampling}\n{notes}\n"
             f"# Bounds, N = {N:,}, {len(RADII)} radii\n\nMedians of {args.repeat}.\n\n{bounds}")
 

@@ -103,11 +103,11 @@ def main() -> None:
             raise InputError(f"one figure distinguishes at most {len(figures.COLOURS)} files by colour")
     if args.figure != "accuracy":
         from certconf.report import panels
-        options = {"labels": labels} if args.figure == "networks" else {}
-        figure = panels.FIGURES[args.figure](*map(Path, args.file), **options)
+        draw_panels = panels.FIGURES[args.figure]
+        figure = draw_panels(labels if args.figure == "networks" else Path(args.file[0]))
     else:
         scores = args.score or [None]
-        sources = {labels.get(source.path, source.path): source for source in read_sources(args.file, args.score)}
+        sources = {labels[source.path]: source for source in read_sources(args.file, args.score)}
         if args.table:
             print(table(sources, scores, args.table, args.title), end="")
         if args.out is None:

@@ -12,7 +12,6 @@ exit status is 1. OUTFILE gets one row per image (formats/attacks.py); repeating
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -99,22 +98,15 @@ def check_same_run(config: AttackConfig, settings: dict, target: Target, indices
         raise errors.InputError(f"{config.log}: has no row of the images that --skip and --max ask for")
 
 
-def make_sampler(run: Run) -> "Sampler":
-    """The sampler of attacked images, with the network that the run has loaded."""
-    from certconf.sampling.noise import make_noise  # with PyTorch, which is loaded by now
+def make_attack(run: Run, target: Target) -> tuple["PGDAttack", "Sampler"]:
+    """The search for attacked images, and the sampler of them, with the network that the run has loaded."""
+    from certconf.pgd import PGDAttack  # with PyTorch, which is loaded by now
+    from certconf.sampling.noise import make_noise
     from certconf.sampling.sampler import Sampler
     config, network = run.config, run.inputs.network.to(run.device).requires_grad_(False)
     noise = make_noise(config.noise, config.sigma, run.device, config.round_images, reach=255 * LARGEST_RADIUS)
-    return Sampler(network, noise, run.device, config.precision, config.compile, config.random_network)
-
-
-def make_attack(run: Run, target: Target, sampler: "Sampler") -> Callable[[int], ImageResult]:
-    """The attack on the image of an index."""
-    from certconf.pgd import PGDAttack
-    config = run.config
-    search = PGDAttack(run.inputs.network, target.spec.measure, sampler.noise, config.steps, config.draws, config.clip,
-                       config.batch)
-    return partial(attack_image, run, target, search, sampler)
+    search = PGDAttack(network, target.spec.measure, noise, config.steps, config.draws, config.clip, config.batch)
+    return search, Sampler(network, noise, run.device, config.precision, config.compile, config.random_network)
 
 
 def attack_image(run: Run, target: Target, search: "PGDAttack", sampler: "Sampler", index: int) -> ImageResult:
@@ -194,10 +186,9 @@ def main() -> int:
         if not run.complete(certified):
             inputs = run.load()
             run.share(check_same_run, config, {**vars(config), **run.settings}, target, inputs.indices)
-            sampler = make_sampler(run)
-            attack = make_attack(run, target, sampler)
+            search, sampler = make_attack(run, target)
             run.begin(sampler, certified)
-            for index, result in run.map(attack):
+            for index, result in run.map(partial(attack_image, run, target, search, sampler)):
                 run.write(index, result)
     if not run.worker.first:
         return run.status

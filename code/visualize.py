@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
 from certconf.errors import InputError, run_cli
 from certconf.files import refuse_existing, write_new
 from certconf.inputs.catalogue import DATASETS, check_dataset_name
 from certconf.report.figures import check_figure_path, new_figure, save_figure
+from certconf.report.pictures import picture
 
 if TYPE_CHECKING:
     import torch
@@ -88,23 +88,21 @@ def noisy_pictures(x: "torch.Tensor", sigmas: list[float], seed: int) -> list[Im
     """x with noise of each standard deviation, as pictures of its own size."""
     import torch
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-    noisy = [(255 * (x + sigma * noise).clamp(0, 1)).round().byte() for sigma in sigmas]
-    arrays = [pixels.permute(1, 2, 0).numpy() for pixels in noisy]
-    return [Image.fromarray(np.squeeze(array, 2) if array.shape[2] == 1 else array) for array in arrays]
+    return [picture((x + sigma * noise).numpy()) for sigma in sigmas]
 
 
-def png(picture: Image.Image, scale: int) -> bytes:
-    """A picture as a PNG file, every pixel a square of scale x scale."""
+def png(image: Image.Image, scale: int) -> bytes:
+    """An image as a PNG file, every pixel a square of scale x scale."""
     buffer = io.BytesIO()
-    picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST).save(buffer, "png")
+    image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST).save(buffer, "png")
     return buffer.getvalue()
 
 
 def draw_strip(pictures: list[Image.Image], sigmas: list[float]):
     """The figure of all pictures side by side."""
     figure = new_figure(1.7 * len(pictures), 2.0)
-    for axes, picture, sigma in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, sigmas, strict=True):
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")  # colours as they are
+    for axes, image, sigma in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, sigmas, strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")  # colours as they are
         axes.set_title(f"σ = {sigma:.2f}")
         axes.set_axis_off()
     return figure
@@ -115,8 +113,8 @@ def main() -> None:
     check_arguments(args)
     paths = picture_paths(args)
     pictures = noisy_pictures(load_image(args), args.sigmas, args.seed)
-    for path, picture in zip(paths, pictures, strict=True):
-        write_new(path, png(picture, args.scale), args.overwrite)
+    for path, image in zip(paths, pictures, strict=True):
+        write_new(path, png(image, args.scale), args.overwrite)
     if args.strip is not None:
         save_figure(draw_strip(pictures, args.sigmas), args.strip, args.overwrite)
 

@@ -188,11 +188,10 @@ def test_sampling_report(monkeypatch, tmp_path, capsys):
 
 def test_differences_by_hand():
     """Two images of two samples: no difference, and a top score that falls by 0.2 so that the other class wins."""
-    differences = precision.Differences()
     exact = torch.tensor([[0.6, 0.4], [0.6, 0.4]], dtype=torch.float64)
-    differences.add(exact, exact)
-    differences.add(torch.tensor([[0.3, 0.7], [0.5, 0.5]], dtype=torch.float64), exact)
-    assert differences.cells() == ["0.3", "0.1", "-0.1", "-0.2", "1 of 2"]
+    other = torch.tensor([[0.3, 0.7], [0.5, 0.5]], dtype=torch.float64)
+    found = [precision.differences(scores, exact) for scores in (exact, other)]
+    assert precision.cells(found) == ["0.3", "0.1", "-0.1", "-0.2", "1 of 2"]
 
 
 def test_precision_report(monkeypatch, tmp_path, capsys):

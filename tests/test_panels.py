@@ -43,7 +43,7 @@ def value_at(line, x: float) -> float:
 def test_networks(folders):
     """At the radii of the logs' columns the curves are their certified accuracy; a staged run has no other radii."""
     names = ("whole", "staged")
-    figure = draw_networks(*(folders / name for name in names), labels={str(folders / "whole"): "All samples"})
+    figure = draw_networks({str(folders / "whole"): "All samples", str(folders / "staged"): str(folders / "staged")})
     logs = zip(*(logs_of(folders / name) for name in names), strict=True)
     for axes, measure, pair in zip(figure.axes, np.repeat(SOFT_MEASURES, 2), logs, strict=True):
         curve, ceiling, line, points, _, _, published = axes.get_lines()

@@ -13,7 +13,8 @@ from certconf.errors import InputError
 from certconf.files import write_whole
 from certconf.inputs import datasets
 from certconf.inputs.architectures import load_state
-from certconf.inputs.checkpoints import read_checkpoint
+from certconf.inputs.checkpoints import read_file
+from certconf.inputs.weights import TRAINED
 
 MAY_DIFFER_ON_RESUME = ("outdir", "workers", "gpu", "device", "print_freq", "resume", "init", "drop_optimizer")
 # what a config without these options was trained with
@@ -79,9 +80,9 @@ def run_epoch(network, batches, args, device, optimizer=None, scheduler=None, av
         images = images.repeat(draws, 1, 1, 1)
         images = images + args.noise_sd * torch.randn_like(images)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.set_grad_enabled(training), torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
-            logits = network(images).float().unflatten(0, (draws, -1))
         with torch.set_grad_enabled(training):
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
+                logits = network(images).float().unflatten(0, (draws, -1))
             loss = (consistency_loss(logits, labels, args.consistency, args.entropy) if consistency
                     else cross_entropy(logits[0], labels))
         if training:
@@ -89,7 +90,7 @@ def run_epoch(network, batches, args, device, optimizer=None, scheduler=None, av
             loss.backward()
             optimizer.step()
             scheduler.step()
-            if average is not None:
+            if average:
                 average.update_parameters(network)
         total_loss += loss.detach() * len(labels)
         total_correct += (logits.detach().argmax(-1) == labels).float().mean(0).sum()
@@ -113,24 +114,25 @@ def make_optimizer(args: argparse.Namespace, network: nn.Module, steps: int) -> 
 def resume(args: argparse.Namespace, path: Path, network: nn.Module, average, optimizer, scheduler,
            steps: int) -> int:
     """Load the state of an unfinished training and return its next epoch. Raises InputError if it does not fit."""
-    checkpoint = read_checkpoint(str(path))
+    no_state = InputError(f"{path}: holds no training state to resume from")
+    checkpoint = read_file(str(path))
+    if not isinstance(checkpoint, dict):
+        raise no_state
     config, epoch = checkpoint.get("config"), checkpoint.get("epoch")
     if not isinstance(config, dict) or type(epoch) is not int:
-        raise InputError(f"{path}: holds no training state to resume from")
+        raise no_state
     config = {**ADDED_SINCE, **config}
     for name, value in vars(args).items():
         if name not in MAY_DIFFER_ON_RESUME and config.get(name) != value:
             raise InputError(f"{path}: was trained with {name} {config.get(name)}, not {value}")
     if epoch == args.epochs and config.get("drop_optimizer") is True:
         return epoch
-    if not {"optimizer", "scheduler"} <= checkpoint.keys():
-        raise InputError(f"{path}: holds no training state to resume from")
-    if average is not None and not isinstance(checkpoint.get("trained_state_dict"), dict):
-        raise InputError(f"{path}: holds no training state to resume from")
-    if average is not None:  # the checkpoint's network is the average
+    if not {"optimizer", "scheduler"} <= checkpoint.keys() or average and TRAINED not in checkpoint:
+        raise no_state
+    if average:  # the checkpoint's network is the average
         load_state(str(path), checkpoint, average.module, args.arch)
         average.n_averaged.fill_(1)  # above 0: the next update averages, and does not copy
-        checkpoint = {**checkpoint, "state_dict": checkpoint["trained_state_dict"]}
+        checkpoint = {**checkpoint, "state_dict": checkpoint[TRAINED]}
     load_state(str(path), checkpoint, network, args.arch)
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -148,11 +150,10 @@ def save_state(path: Path, args: argparse.Namespace, epochs: int, network: nn.Mo
 
     Its network is the average if there is one. What --resume needs is left out at the end with --drop_optimizer.
     """
-    state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-    if average is not None:
-        state["trained_state_dict"] = network.state_dict()
-    if args.drop_optimizer and epochs == args.epochs:
-        state = {}
+    state = {}
+    if not args.drop_optimizer or epochs < args.epochs:
+        state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
+                 **({TRAINED: network.state_dict()} if average else {})}
     buffer = io.BytesIO()
     torch.save({"epoch": epochs, "arch": args.arch, "state_dict": (average.module if average else network).state_dict(),
                 **state, "config": vars(args)}, buffer)

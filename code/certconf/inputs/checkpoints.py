@@ -66,17 +66,6 @@ def read_file(path: str):
     return _read_pickle(path)
 
 
-def read_checkpoint(path: str) -> dict:
-    """The dictionary in `path`, as train.py writes it, checked for `arch` and `state_dict` alone. Raises InputError."""
-    checkpoint = read_file(path)
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("arch"), str):
-        raise InputError(f"{path}: not a dictionary with an 'arch'")
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise InputError(f"{path}: no 'state_dict' in it")
-    return checkpoint
-
-
 def _other_kind(path: str, head: bytes) -> str | None:
     """What a file is if it is known to hold no checkpoint, and what to do instead; or None."""
     text = head.lstrip().lower()

@@ -117,18 +117,14 @@ def image_set(data, name: str) -> ImageSet:
         return x, label
 
     def fingerprint() -> str:
-        targets = getattr(data, "targets", None)  # as in torchvision: then not every image is loaded
-        if targets is not None and len(targets) == size:
-            labels = [_label(f"{name}: target {index}", target) for index, target in enumerate(targets)]
-            covered = range(min(size, FINGERPRINTED))
-        else:
-            labels, covered = [], range(size)
-        images = hashlib.sha256()
-        for index in covered:
+        targets, labels, images = getattr(data, "targets", None), [], hashlib.sha256()  # targets: as in torchvision
+        known = targets is not None and len(targets) == size
+        for index in range(min(size, FINGERPRINTED) if known else size):
             x, label = load(index)
             images.update(x.numpy().tobytes())
-            if len(labels) < size:
-                labels.append(label)
+            labels.append(label)
+        if known:
+            labels = [_label(f"{name}: target {index}", target) for index, target in enumerate(targets)]
         return hashlib.sha256(np.array(labels, "<i8").tobytes() + images.digest()).hexdigest()
 
     shape, classes = item(0)[0].shape, getattr(data, "classes", ())  # as in torchvision

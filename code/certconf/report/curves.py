@@ -77,13 +77,11 @@ def check_attacks(sources: list[Source], scores: list[float]) -> None:
         if any(attack.images != source.images for source in own):
             raise InputError(f"{attack.path}: not all images of its log are attacked, or others are")
         for source in own:
-            if source.path.endswith(".scores") and min(scores) < _cutoff(source):
-                raise InputError(f"{source.path}: below {_cutoff(source):g} it counts images that abstain, which were "
-                                 "not attacked: draw the log instead")
-
-
-def _cutoff(source: Source) -> float:
-    return MEASURES[source.settings["confidence_measure"]].cutoff
+            if source.path.endswith(".scores"):
+                cutoff = MEASURES[source.settings["confidence_measure"]].cutoff
+                if min(scores) < cutoff:
+                    raise InputError(f"{source.path}: below {cutoff:g} it counts images that abstain, which were not "
+                                     "attacked: draw the log instead")
 
 
 def read_source(path: str, scores: list[float]) -> Source:

@@ -13,7 +13,7 @@ def add_label_options(parser: argparse.ArgumentParser) -> None:
 
 
 def label_of_files(files: Sequence[str], labels: Sequence[str] | None) -> dict[str, str]:
-    """The label of each file, {} without labels. Raises InputError unless each file has a label of its own."""
+    """The label of each file, by default its path. Raises InputError unless each file has a label of its own."""
     if labels and (len(labels) != len(files) or len(set(labels)) < len(labels)):
         raise InputError(f"--labels: one name for each of the {len(files)} files, each name once")
-    return dict(zip(files, labels or (), strict=False))
+    return dict(zip(files, labels or files, strict=True))

@@ -18,12 +18,12 @@ from certconf.formats.scores import SavedScores, read_scores
 from certconf.report.accuracy import BAND_MEAN, CEILING, POINTS, Panel, draw_accuracy
 from certconf.report.curves import CDF, MEAN, Curve, exact_curve
 from certconf.report.figures import COLOURS, RADIUS, new_figure
+from certconf.report.page_data import BANDS
 from certconf.statistics.certificate import ABSTAIN, Certificate
 from certconf.statistics.measures import SOFT_MEASURES
 
 PLACES = [Path(measure, f"noise_{sigma}.scores") for measure in SOFT_MEASURES for sigma in ("0.25", "0.50")]
 PUBLISHED = Path(__file__).parents[3] / "log_files" / "published_accuracy.tsv"
-BANDS = {"clopper_pearson": "Clopper-Pearson band", "dkw": "DKW band (the paper's)"}
 
 
 def read_run(path: Path) -> SavedScores:
@@ -71,14 +71,14 @@ def radius_of_mean(certificate: Certificate, score: float) -> float:
     return max(float(ndtri(mean) - ndtri(threshold)) * certificate.spec.sigma, 0.0)
 
 
-def draw_networks(*folders: Path, labels: dict[str, str]) -> Figure:
-    """The CDF bound of several folders, and what the paper's authors published."""
+def draw_networks(labels: dict[str, str]) -> Figure:
+    """The CDF bound of several folders, by their labels, and what the paper's authors published."""
     panels = []
     for place in PLACES:
         panel = {}
-        for folder in folders:
-            saved = read_run(folder / place)
-            panel[labels.get(str(folder), str(folder))] = curves_of_network(saved)
+        for folder, label in labels.items():
+            saved = read_run(Path(folder) / place)
+            panel[label] = curves_of_network(saved)
         panels.append((title_of(saved), panel | {"published, N = 100,000": {POINTS: published(place)}}))
     return draw_accuracy(panels, columns=2)
 

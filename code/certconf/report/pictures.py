@@ -1,4 +1,4 @@
-"""Small pictures inside a page: an image and one noisy copy of it, as data URLs."""
+"""Images as pictures, and small ones inside a page: an image and one noisy copy of it, as data URLs."""
 import base64
 import io
 
@@ -8,10 +8,10 @@ from PIL import Image
 LARGEST = 64  # pixels per side
 
 
-def data_url(picture: Image.Image) -> str:
-    """The picture as a URL that holds it: a PNG file if it is small, else JPEG."""
-    buffer, small = io.BytesIO(), max(picture.size) <= LARGEST // 2
-    picture.save(buffer, "png" if small else "jpeg", quality=85)
+def data_url(image: Image.Image) -> str:
+    """An image as a URL that holds it: a PNG file if it is small, else JPEG."""
+    buffer, small = io.BytesIO(), max(image.size) <= LARGEST // 2
+    image.save(buffer, "png" if small else "jpeg", quality=85)
     return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -23,13 +23,14 @@ def picture_urls(x: np.ndarray, sigma: float, index: int) -> dict[str, str]:
     """
     if len(x) not in (1, 3):
         return {}
-    clean, noisy = _picture(x), x + sigma * np.random.default_rng(index).standard_normal(x.shape)
+    clean, noisy = picture(x), x + sigma * np.random.default_rng(index).standard_normal(x.shape)
     top, left = (max(side - LARGEST, 0) // 2 for side in x.shape[1:])
     clean.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     return {"picture": data_url(clean),
-            "noisy": data_url(_picture(noisy[:, top:top + LARGEST, left:left + LARGEST]))}
+            "noisy": data_url(picture(noisy[:, top:top + LARGEST, left:left + LARGEST]))}
 
 
-def _picture(x: np.ndarray) -> Image.Image:
+def picture(x: np.ndarray) -> Image.Image:
+    """x [C, H, W] of 1 or 3 channels as a picture of its own size; pixels outside [0, 1] are cut off."""
     array = np.round(255 * np.clip(x, 0, 1)).astype(np.uint8).transpose(1, 2, 0)
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)

@@ -3,8 +3,6 @@
 The datasets are put beside the specification, by name: `curves`, `images` and `pictures` (see page_data.py). What is
 done in the browser is to look up a score's entry, to compare whole numbers, to count and to sort.
 """
-from dataclasses import dataclass
-
 import altair as alt
 from vl_convert import javascript_bundle
 
@@ -17,20 +15,13 @@ OUTCOMES = {CERTIFIED: ("#0072B2", "circle"), "right, not certified": ("#E69F00"
 INK = "currentColor"  # the page's own, light or dark
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The sizes of a page: width of a view, and whether two stand side by side. In pixels."""
-
-    width: int
-    two_columns: bool
-
-
-LAYOUTS = {"wide": Layout(560, True), "middle": Layout(620, False), "narrow": Layout(290, False)}
+# the width of a view in pixels, and whether two stand side by side
+LAYOUTS = {"wide": (560, True), "middle": (620, False), "narrow": (290, False)}
 
 
 def layouts(choices: Choices) -> dict[str, dict]:
     """The page's Vega-Lite specification in each layout."""
-    return {name: specification(choices, layout) for name, layout in LAYOUTS.items()}
+    return {name: specification(choices, *layout) for name, layout in LAYOUTS.items()}
 
 
 def library() -> str:
@@ -38,17 +29,17 @@ def library() -> str:
     return javascript_bundle(vl_version=".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2]))
 
 
-def specification(choices: Choices, layout: Layout) -> dict:
+def specification(choices: Choices, width: int, two_columns: bool) -> dict:
     """The whole page's Vega-Lite specification."""
     chosen = alt.selection_point(
         name="chosen", fields=["index"], on="click", clear=False, toggle=False, empty=False,
         value=[{"index": next(iter(choices.images))}],
         bind=alt.binding_select(options=list(choices.images), labels=list(choices.images.values()), name="image"))
-    accuracy = _below(_curves(choices, layout), _fractions(choices, layout), spacing=8)
-    outcomes, thumbnails = _outcomes(choices, layout), _thumbnails(choices, layout, chosen)
-    image = _below(_pictures(choices, layout, chosen), _facts(choices, layout),
-                   _bounds(choices, layout, chosen), _distribution(choices, layout, chosen))
-    if layout.two_columns:
+    accuracy = _below(_curves(choices, width), _fractions(choices, width), spacing=8)
+    outcomes, thumbnails = _outcomes(choices, width), _thumbnails(choices, width, chosen)
+    image = _below(_pictures(choices, width, chosen), _facts(choices, width),
+                   _bounds(choices, width, chosen), _distribution(choices, width, chosen))
+    if two_columns:
         page = _apart(alt.hconcat(_below(accuracy, outcomes, thumbnails), image, spacing=40))
     else:
         page = _below(accuracy, outcomes, image, thumbnails)
@@ -103,7 +94,7 @@ def _at(choices: Choices) -> str:
     return f"(isArray(pointer.k) ? pointer.k[0] : {choices.radius_entry})"
 
 
-def _curves(choices: Choices, layout: Layout) -> alt.LayerChart:
+def _curves(choices: Choices, width: int) -> alt.LayerChart:
     """Between two radii of the grid a curve has the value at the larger one: it is nowhere above the true curve."""
     base = _series(choices)
     pointer = alt.selection_point(name="pointer", on="pointermove", nearest=True, fields=["k"], encodings=["x"],
@@ -116,11 +107,11 @@ def _curves(choices: Choices, layout: Layout) -> alt.LayerChart:
         x=x, y=alt.value(0)).add_params(pointer)
     rule = base.transform_filter(f"datum.first && datum.k == {_at(choices)}").mark_rule(strokeDash=[2, 2]).encode(x=x)
     return alt.layer(lines, rule, targets).properties(
-        name="accuracy", width=layout.width, height=260, title="Certified accuracy against radius",
+        name="accuracy", width=width, height=260, title="Certified accuracy against radius",
         description="Certified accuracy against radius at the chosen score, for each log and band")
 
 
-def _fractions(choices: Choices, layout: Layout) -> alt.LayerChart:
+def _fractions(choices: Choices, width: int) -> alt.LayerChart:
     """The key to the curves, with their values at the pointer, or at the slider's radius."""
     weaker = "isValid(datum.settle) && (!datum.settled || abs(datum.settle - score) > 1e-9)"
     lines = ["datum.log", "datum.band", "'R = ' + format(datum.R, '.4~f') + ': ' + format(datum.fraction, '.4f') + "
@@ -130,10 +121,10 @@ def _fractions(choices: Choices, layout: Layout) -> alt.LayerChart:
     base = _series(choices).transform_filter(f"datum.k == {_at(choices)}").transform_calculate(reading=reading)
     y = alt.Y("series:O", axis=None)
     dash = base.mark_rule(strokeWidth=2).encode(x=alt.value(0), x2=alt.value(24), y=y, **_styles(choices))
-    text = base.mark_text(align="left", baseline="middle", lineBreak="\n", fontSize=12, limit=layout.width - 32).encode(
+    text = base.mark_text(align="left", baseline="middle", lineBreak="\n", fontSize=12, limit=width - 32).encode(
         x=alt.value(32), y=y, text="reading:N")
     return alt.layer(dash, text).properties(
-        name="fractions", width=layout.width, height=alt.Step(66),
+        name="fractions", width=width, height=alt.Step(66),
         description="The certified accuracy of each curve at the pointer, or at the chosen radius")
 
 
@@ -151,7 +142,7 @@ def _marked(**options) -> dict:
             "shape": alt.Shape("outcome:N", scale=alt.Scale(domain=names, range=list(styles[1])), **options)}
 
 
-def _outcomes(choices: Choices, layout: Layout) -> alt.LayerChart:
+def _outcomes(choices: Choices, width: int) -> alt.LayerChart:
     """How many images have each outcome: the key to the thumbnails' colours and marks."""
     counted = _judged(choices).transform_aggregate(count="count()", groupby=["outcome"]).transform_calculate(
         reading="datum.count + ' ' + datum.outcome")
@@ -159,13 +150,13 @@ def _outcomes(choices: Choices, layout: Layout) -> alt.LayerChart:
     return alt.layer(
         counted.mark_point(filled=True, size=110, opacity=1).encode(x=alt.value(8), y=y, **_marked(legend=None)),
         counted.mark_text(align="left", baseline="middle").encode(x=alt.value(24), y=y, text="reading:N"),
-    ).properties(name="outcomes", width=layout.width, height=alt.Step(20), title="All images",
+    ).properties(name="outcomes", width=width, height=alt.Step(20), title="All images",
                  description="The number of images of each outcome at the chosen score and radius")
 
 
-def _thumbnails(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.LayerChart:
+def _thumbnails(choices: Choices, width: int, chosen: alt.Parameter) -> alt.LayerChart:
     side = 28 if len(choices.images) > 150 else 44
-    columns = layout.width // side
+    columns = width // side
     placed = _judged(choices).transform_calculate(key="order == 'index' ? 0 : -datum.k").transform_window(
         place="row_number()", sort=[alt.SortField("key"), alt.SortField("index")]).transform_calculate(
         column=f"(datum.place - 1) % {columns}", row=f"floor((datum.place - 1) / {columns})",
@@ -193,8 +184,8 @@ def _thumbnails(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.
 
 # --- one image ------------------------------------------------------------------------------------------------------
 
-def _pictures(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.LayerChart:
-    side = min(layout.width // 2, 170) - 10
+def _pictures(choices: Choices, width: int, chosen: alt.Parameter) -> alt.LayerChart:
+    side = min(width // 2, 170) - 10
     one = alt.Chart(alt.NamedData("pictures")).transform_filter(chosen)
     layers = []
     for kind, title, left in (("picture", ["", "the image"], 0),
@@ -206,7 +197,7 @@ def _pictures(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.La
                    found.mark_text(align="left", baseline="top", text=title).encode(
                        x=alt.value(left), y=alt.value(0))]
     return alt.layer(*layers).properties(
-        name="chosen_pictures", width=layout.width, height=side + 40, title="One image",
+        name="chosen_pictures", width=width, height=side + 40, title="One image",
         description="The chosen image and one noisy copy of it")
 
 
@@ -214,7 +205,7 @@ def _chosen(chosen: alt.Parameter) -> alt.Chart:
     return alt.Chart(alt.NamedData("images")).transform_filter(chosen).transform_filter("datum.run == log")
 
 
-def _facts(choices: Choices, layout: Layout) -> alt.Chart:
+def _facts(choices: Choices, width: int) -> alt.Chart:
     k, step = f"datum.radius[{choices.score_entry}]", float(choices.grid.step)
     last = len(choices.grid.radii) - 1
     radius = f"({k} < 0 ? 'none' : ({k} == {last} ? 'at least ' : '') + format({k} * {step!r}, '.4~f'))"
@@ -228,12 +219,12 @@ def _facts(choices: Choices, layout: Layout) -> alt.Chart:
     facts = f"'image ' + chosen.index[0] + '\\n' + (isValid(datum.label) ? {known} : 'not in the log shown')"
     return alt.Chart(alt.sequence(1)).transform_calculate(key="log + '/' + chosen.index[0]").transform_lookup(
         "key", alt.LookupData(alt.NamedData("images"), "key", fields)).transform_calculate(facts=facts).mark_text(
-        align="left", baseline="top", lineBreak="\n", lineHeight=20, limit=layout.width).encode(
+        align="left", baseline="top", lineBreak="\n", lineHeight=20, limit=width).encode(
         x=alt.value(0), y=alt.value(0), text="facts:N").properties(
-        name="facts", width=layout.width, height=20 * (len(lines) + 1), description="What is known of the chosen image")
+        name="facts", width=width, height=20 * (len(lines) + 1), description="What is known of the chosen image")
 
 
-def _bounds(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.LayerChart:
+def _bounds(choices: Choices, width: int, chosen: alt.Parameter) -> alt.LayerChart:
     """Between two radii a bound is the one at the larger radius, which holds at the smaller, too."""
     low, high, step = *choices.grid.score_range, float(choices.grid.step)
     x = alt.X("R:Q", title="radius R", scale=alt.Scale(domain=[0, choices.grid.radii[-1]], nice=False))
@@ -249,12 +240,12 @@ def _bounds(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.Laye
     score = one.transform_calculate(bound="score").mark_rule(strokeDash=[6, 3]).encode(y=y)
     radius = one.transform_calculate(R="radius").mark_rule(strokeDash=[2, 2]).encode(x=x)
     return alt.layer(*sides, score, radius).properties(
-        name="bounds", width=layout.width, height=220,
+        name="bounds", width=width, height=220,
         title=alt.Title("Its expected score within distance R", subtitle="dashed: the score, dotted: R"),
         description="Bounds on the chosen image's expected score against radius")
 
 
-def _distribution(choices: Choices, layout: Layout, chosen: alt.Parameter) -> alt.LayerChart:
+def _distribution(choices: Choices, width: int, chosen: alt.Parameter) -> alt.LayerChart:
     x = alt.X("s:Q", title="score s", scale=alt.Scale(domain=list(choices.grid.score_range)))
     area = _chosen(chosen).transform_flatten(["scores", "share"]).transform_calculate(
         s=f"datum.scores / {SCALE}", p=f"datum.share / {SCALE}").mark_area(
@@ -262,6 +253,6 @@ def _distribution(choices: Choices, layout: Layout, chosen: alt.Parameter) -> al
         x=x, y=alt.Y("p:Q", title="share with a score ≥ s", scale=alt.Scale(domain=[0, 1])))
     threshold = alt.Chart(alt.sequence(1)).transform_calculate(s="score").mark_rule(strokeDash=[6, 3]).encode(x=x)
     return alt.layer(area, threshold).properties(
-        name="distribution", width=layout.width, height=160,
+        name="distribution", width=width, height=160,
         title=alt.Title("The scores of its noisy copies", subtitle="dashed: the score"),
         description="The share of the chosen image's noisy copies whose score is at least s, against s")
