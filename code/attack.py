@@ -61,11 +61,12 @@ class Target:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sampling_options(parser, least_alpha=2 * SMALLEST_ALPHA, attacks=True)
-    parser.set_defaults(N=10000, alpha=1e-6)
+    parser.set_defaults(N=AttackConfig.N, alpha=AttackConfig.alpha)
     parser.add_argument("--radii", type=float, nargs="+", metavar="R",
                         help=f"increasing radii of LOG, 0 or above and at most {LARGEST_RADIUS} (default: all of them)")
-    parser.add_argument("--steps", type=int, default=20, help="of a descent, 1 or more (default: %(default)s)")
-    parser.add_argument("--draws", type=int, default=64,
+    parser.add_argument("--steps", type=int, default=AttackConfig.steps,
+                        help="of a descent, 1 or more (default: %(default)s)")
+    parser.add_argument("--draws", type=int, default=AttackConfig.draws,
                         help="noise draws that a descent averages over, 1 or more (default: %(default)s)")
     parser.add_argument("--clip", action="store_true",
                         help="attack with pixels in [0, 1] only; certificates cover the points outside, too")

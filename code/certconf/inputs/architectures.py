@@ -91,7 +91,7 @@ def load_state(path: str, content, network: nn.Sequential, arch: str, key: str |
     state, rounded = check_state(path, arch, weights, expected)
     net.load_state_dict(state)
     remarks = weights.remarks(path) + rounded
-    if not weights.behind_normalisation:
+    if "1" not in weights.prefix.split("."):  # it was not the second module of a Sequential, behind its normalisation
         mean, std = (", ".join(f"{value:.4g}" for value in values.flatten().tolist())
                      for values in (normalize.mean, normalize.std))
         remarks.append(f"{path}: the network alone: its pixels are normalised by mean ({mean}) and standard deviation "
@@ -108,11 +108,11 @@ def initialise(path: str, network: nn.Sequential, key: str | None = None) -> tup
     """
     net, name = network[1], "the network to be trained"
     expected = net.state_dict()
-    blocks = {key for key in expected if _block(key)}
-    weights = find_weights(path, read_file(path), name, expected, key, optional=blocks)
-    there = {_block(key) for key in weights.state}
-    added = {key: torch.zeros_like(value) if key.endswith(("bn2.weight", "bn2.bias")) else value
-             for key, value in expected.items() if _block(key) and _block(key) not in there}
+    block_of = {key: match[0] for key in expected if (match := RESIDUAL_BLOCK.match(key))}
+    weights = find_weights(path, read_file(path), name, expected, key, optional=block_of.keys())
+    there = {block_of.get(key) for key in weights.state}
+    added = {key: torch.zeros_like(expected[key]) if key.endswith(("bn2.weight", "bn2.bias")) else expected[key]
+             for key, block in block_of.items() if block not in there}
     state, rounded = check_state(path, name, replace(weights, state=added | weights.state), expected)
     net.load_state_dict(state)
     return file_sha256(path), weights.remarks(path) + rounded
@@ -222,9 +222,3 @@ def _only_size(network: nn.Module, x: torch.Tensor) -> int | None:
         if len(fitting) > 1:
             return None
     return fitting[0] if fitting else None
-
-
-def _block(key: str) -> str | None:
-    """The residual block that a key of a state_dict belongs to, or None."""
-    match = RESIDUAL_BLOCK.match(key)
-    return match and match[0]

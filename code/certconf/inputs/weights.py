@@ -40,11 +40,6 @@ class Weights:
         """Whether all shapes are those of the network, too."""
         return all(getattr(value, "shape", None) == expected[key].shape for key, value in self.state.items())
 
-    @property
-    def behind_normalisation(self) -> bool:
-        """Whether the prefix says that the network was the second module of a Sequential: it had its normalisation."""
-        return "1" in self.prefix.split(".")
-
     def remarks(self, path: str) -> list[str]:
         """What was done to find them, but for what a checkpoint of train.py needs."""
         lines = [f"{path}: its weights are those under {self.name!r}"] if self.name not in ("", "state_dict") else []
