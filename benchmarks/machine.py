@@ -10,6 +10,7 @@ from pathlib import Path
 import code_path
 import torch
 from torch import nn
+from torch.nn.functional import conv2d
 
 from certconf.runner.settings import program_version
 from certconf.sampling.sampler import tf32, torch_type
@@ -88,9 +89,9 @@ def flops(network: nn.Module, x: torch.Tensor) -> int:
         if isinstance(layer, nn.Linear):
             counts.append(output.numel() * layer.in_features)
         else:
-            taps = [real_taps(*of_side) for of_side in zip(inputs[0].shape[2:], output.shape[2:], layer.kernel_size,
-                                                           layer.stride, layer.padding, layer.dilation, strict=True)]
-            counts.append(taps[0] * taps[1] * layer.in_channels // layer.groups * layer.out_channels)
+            pixels, kernel = torch.ones(1, 1, *inputs[0].shape[2:]), torch.ones(1, 1, *layer.kernel_size)
+            met = conv2d(pixels, kernel, None, layer.stride, layer.padding, layer.dilation)  # pixels at each position
+            counts.append(int(met.sum()) * layer.in_channels // layer.groups * layer.out_channels)
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules()
              if isinstance(layer, (nn.Conv2d, nn.Linear))]
@@ -98,8 +99,3 @@ def flops(network: nn.Module, x: torch.Tensor) -> int:
     for hook in hooks:
         hook.remove()
     return 2 * sum(counts)
-
-
-def real_taps(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Pairs of an output position and a kernel position, along one side, that meet a pixel and not the padding."""
-    return sum(0 <= out * stride - padding + tap * dilation < size for out in range(outputs) for tap in range(kernel))

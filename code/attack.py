@@ -53,10 +53,6 @@ class Target:
     radii: tuple[float, ...]
     spec: CertificateSpec
 
-    def bounds(self, row) -> tuple[float, ...]:
-        """The bounds of a row of the log at the radii."""
-        return tuple(row.exp_cdf[self.log.radii.index(radius)] for radius in self.radii)
-
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,7 +127,8 @@ def attack_image(run: Run, target: Target, search: "PGDAttack", sampler: "Sample
     scores, lower, upper = zip(*((each.mean, each.lower_bound(0.0), each.upper_bound(0.0)) for each in found),
                                strict=True)
     seconds = time.perf_counter() - start
-    line = ATTACKS.line(index, label, row.predict, seconds, target.bounds(row), scores, lower, upper)
+    bounds = [row.exp_cdf[target.log.radii.index(radius)] for radius in target.radii]
+    line = ATTACKS.line(index, label, row.predict, seconds, bounds, scores, lower, upper)
     return ImageResult([(line,)], config.N * len(target.radii))
 
 
