@@ -72,7 +72,7 @@ def all_scores(sampler: Sampler, x: torch.Tensor, index: int, n: int, batch: int
 
 
 def differences(scores: torch.Tensor, exact: torch.Tensor) -> tuple[float, float, float, bool]:
-    """Of an image's scores [n, classes] from its fp32 scores: largest, mean, shift of the top one, another top class."""
+    """Of an image's scores [n, classes] from its fp32 scores: largest, mean, shift of the top one, other top class."""
     difference, mean, exact_mean = (scores - exact).abs(), scores.mean(0), exact.mean(0)
     top = exact_mean.argmax()
     shift = float(mean[top] - exact_mean[top])
