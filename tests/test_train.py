@@ -161,6 +161,8 @@ def test_a_training_with_an_average(tmp_path, monkeypatch):
     assert_refused(start(tmp_path / "plain", "--ema", 0.5, "--resume"), "was trained with ema 0.0, not 0.5")
     assert start(tmp_path / "small", "--ema", 0.5, "--epochs", 1, "--drop_optimizer").returncode == 0
     assert "trained_state_dict" not in torch.load(tmp_path / "small" / "checkpoint.pth.tar", weights_only=True)
+    torch.save({**whole, "state_dict": {}}, tmp_path / "whole" / "checkpoint.pth.tar")  # the average is lost
+    assert_refused(start(tmp_path / "whole", "--ema", 0.5, "--resume"), "no weights under 'state_dict'")
 
 
 def test_existing_log_stays(tmp_path):

@@ -127,13 +127,13 @@ def resume(args: argparse.Namespace, path: Path, network: nn.Module, average, op
             raise InputError(f"{path}: was trained with {name} {config.get(name)}, not {value}")
     if epoch == args.epochs and config.get("drop_optimizer") is True:
         return epoch
-    if not {"optimizer", "scheduler"} <= checkpoint.keys() or average and TRAINED not in checkpoint:
+    if not {"optimizer", "scheduler"} <= checkpoint.keys() or average and not isinstance(checkpoint.get(TRAINED), dict):
         raise no_state
     if average:  # the checkpoint's network is the average
-        load_state(str(path), checkpoint, average.module, args.arch)
+        load_state(str(path), checkpoint, average.module, args.arch, "state_dict")
         average.n_averaged.fill_(1)  # above 0: the next update averages, and does not copy
         checkpoint = {**checkpoint, "state_dict": checkpoint[TRAINED]}
-    load_state(str(path), checkpoint, network, args.arch)
+    load_state(str(path), checkpoint, network, args.arch, "state_dict")
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
         scheduler.load_state_dict(checkpoint["scheduler"])

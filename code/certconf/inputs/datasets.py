@@ -98,7 +98,9 @@ def image_set(data, name: str) -> ImageSet:
     if not size:
         raise InputError(f"{name}: no image in it")
 
-    def item(index: int) -> tuple[torch.Tensor, int]:
+    shape = None  # of the first image, once it is loaded
+
+    def load(index: int) -> tuple[torch.Tensor, int]:
         with as_input_error(name):
             found = data[index]
         if isinstance(found, Mapping):  # Hugging Face
@@ -107,11 +109,8 @@ def image_set(data, name: str) -> ImageSet:
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise InputError(f"{name}: item {index} is {type(found).__name__}, not a pair (image, label) nor a "
                              "dictionary with `image` (or `img`) and `label`")
-        return _pixels(f"{name}: image {index}", found[0]), _label(f"{name}: label {index}", found[1])
-
-    def load(index: int) -> tuple[torch.Tensor, int]:
-        x, label = item(index)
-        if x.shape != shape:
+        x, label = _pixels(f"{name}: image {index}", found[0]), _label(f"{name}: label {index}", found[1])
+        if shape not in (None, x.shape):
             raise InputError(f"{name}: image {index} is {list(x.shape)}, not {list(shape)} as the first: all images of "
                              "a data set must have one size")
         return x, label
@@ -127,7 +126,7 @@ def image_set(data, name: str) -> ImageSet:
             labels = [_label(f"{name}: target {index}", target) for index, target in enumerate(targets)]
         return hashlib.sha256(np.array(labels, "<i8").tobytes() + images.digest()).hexdigest()
 
-    shape, classes = item(0)[0].shape, getattr(data, "classes", ())  # as in torchvision
+    shape, classes = load(0)[0].shape, getattr(data, "classes", ())  # classes: as in torchvision
     return ImageSet(size, load, fingerprint, tuple(map(str, classes)) if isinstance(classes, list | tuple) else ())
 
 
