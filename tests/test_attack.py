@@ -197,6 +197,14 @@ def test_saved_scores_below_the_cutoff_are_not_drawn_with_an_attack():
         check_attacks([source, attack], [0.7, 0.3])
 
 
+def test_an_attack_without_a_record_is_of_no_file():
+    """Neither does a radius file name a log: that both name none does not make them one's."""
+    radii, attack = (Source(path, {}, {0.5: {name: None}}, frozenset((0, 20)))
+                     for path, name in (("radii", CDF), ("attacks", ATTACKED)))
+    with pytest.raises(InputError, match="attacks: an attack of none of the logs"):
+        check_attacks([radii, attack], [0.5])
+
+
 def test_an_attack_is_one_at_every_larger_radius():
     """A score that a search in a larger ball missed was found in the smaller one."""
     header = "\t".join(ATTACKS.header((0.25, 0.5))) + "\n"

@@ -59,6 +59,14 @@ def test_networks(folders):
     assert shown[0] == "All samples" and str(folders / "staged") in shown[1].replace("\n", "")
 
 
+def test_label_of_a_folder_with_a_slash_at_its_end(folders, tmp_path):
+    out = tmp_path / "networks.svg"
+    result = call_program(ANALYZE, f"{folders / 'whole'}/", "--figure", "networks", "--labels", "All samples",
+                          "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "All samples" in out.read_text()
+
+
 def test_bounds(folders):
     """The solid curve is the log's; DKW and the means certify no image further."""
     figure = draw_bounds(folders / "whole")

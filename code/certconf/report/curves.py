@@ -71,7 +71,7 @@ def check_attacks(sources: list[Source], scores: list[float]) -> None:
     """Raise InputError for an attack beside logs if it is of none of them, or of other images than its log counts."""
     certified = [source for source in sources if not source.attacks]
     for attack in (source for source in sources if certified and source.attacks):
-        own = [source for source in certified if source.log_sha256 == attack.log_sha256]
+        own = [source for source in certified if source.log_sha256 == attack.log_sha256 is not None]
         if not own:
             raise InputError(f"{attack.path}: an attack of none of the logs that are drawn with it")
         if any(attack.images != source.images for source in own):
