@@ -1,6 +1,7 @@
 """analyze.py --figure: its curves against the logs of the same runs, and what it refuses."""
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +60,22 @@ def test_networks(folders):
     assert shown[0] == "All samples" and str(folders / "staged") in shown[1].replace("\n", "")
 
 
+def test_networks_from_logs_alone(folders, tmp_path):
+    """Without saved scores, a run of any kind is known at the radii of its log; it has no ceiling."""
+    for measure in SOFT_MEASURES:
+        for sigma in ("0.25", "0.50"):
+            for ending in ("", ".json"):
+                file = Path("whole", measure, f"noise_{sigma}{ending}")
+                (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folders / file, tmp_path / file)
+    figure = draw_networks({str(tmp_path / "whole"): "logs"})
+    for axes, measure, log in zip(figure.axes, np.repeat(SOFT_MEASURES, 2), logs_of(folders / "whole"), strict=True):
+        line, points, *published = axes.get_lines()
+        assert line.get_linestyle() == "None" and len(published) == 2
+        assert tuple(points.get_xdata()) == log.radii
+        assert points.get_ydata() == pytest.approx(log.certified_accuracy(MEASURES[measure].cutoff))
+
+
 def test_label_of_a_folder_with_a_slash_at_its_end(folders, tmp_path):
     out = tmp_path / "networks.svg"
     result = call_program(ANALYZE, f"{folders / 'whole'}/", "--figure", "networks", "--labels", "All samples",
@@ -95,7 +112,8 @@ def test_samples(folders):
 
 @pytest.mark.parametrize("word, figure, name, out", [
     ("--settle", "samples", "whole", "f.png"), ("--settle", "bounds", "staged", "f.png"),
-    (".attacks", "range", "whole", "f.png"), ("none", "bounds", "none", "f.png")])
+    (".attacks", "range", "whole", "f.png"), ("none", "networks", "none", "f.png"),
+    ("none", "bounds", "none", "f.png")])
 def test_refusals(word, figure, name, out, folders, tmp_path):
     """One line, exit status 2, and no picture."""
     assert_refused(call_program(ANALYZE, folders / name, "--figure", figure, "--out", tmp_path / out), word)

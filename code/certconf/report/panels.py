@@ -1,7 +1,8 @@
-"""Figures of four panels, both measures at both noise levels, from saved scores FOLDER/MEASURE/noise_SIGMA.scores.
+"""Figures of four panels, both measures at both noise levels, from the logs FOLDER/MEASURE/noise_SIGMA.
 
-Certified: the class is right and the bound above the measure's cutoff.
+All but `networks` need their saved scores. Certified: the class is right and the bound above the measure's cutoff.
 """
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,38 +15,47 @@ from scipy.special import ndtri
 from certconf.errors import InputError
 from certconf.files import file_sha256
 from certconf.formats.attacks import Attacks
-from certconf.formats.scores import SavedScores, read_scores
+from certconf.formats.log import Log
+from certconf.formats.scores import SavedScores, read_scores, scores_path
 from certconf.report.accuracy import BAND_MEAN, CEILING, POINTS, Panel, draw_accuracy
 from certconf.report.curves import CDF, MEAN, Curve, exact_curve
 from certconf.report.figures import COLOURS, RADIUS, new_figure
 from certconf.report.page_data import BANDS
 from certconf.statistics.certificate import ABSTAIN, Certificate
-from certconf.statistics.measures import SOFT_MEASURES
+from certconf.statistics.measures import MEASURES, SOFT_MEASURES, Measure
 
-PLACES = [Path(measure, f"noise_{sigma}.scores") for measure in SOFT_MEASURES for sigma in ("0.25", "0.50")]
+PLACES = [Path(measure, f"noise_{sigma}") for measure in SOFT_MEASURES for sigma in ("0.25", "0.50")]
 PUBLISHED = Path(__file__).parents[3] / "log_files" / "published_accuracy.tsv"
 
 
-def read_run(path: Path) -> SavedScores:
-    """Saved scores. Raises InputError if the sampling stopped for the sake of another score than the cutoff."""
-    saved = read_scores(str(path))
-    if saved.plan.settle not in (None, saved.spec.measure.cutoff):
-        raise InputError(f"{saved.path}: sampled with --settle {saved.plan.settle}, not {saved.spec.measure.cutoff:g}")
+def read_run(log: Path) -> SavedScores:
+    """The saved scores of a log. Raises InputError if the sampling stopped for another score than the cutoff."""
+    saved = read_scores(str(log))
+    check_settle(saved.path, saved.plan.settle, saved.spec.measure.cutoff)
     return saved
 
 
-def title_of(saved: SavedScores) -> str:
+def check_settle(path: str, settle: float | None, cutoff: float) -> None:
+    """Raise InputError if the sampling stopped for the sake of another score than the cutoff."""
+    if settle not in (None, cutoff):
+        raise InputError(f"{path}: sampled with --settle {settle}, not {cutoff:g}")
+
+
+def title_of(measure: Measure, sigma: float) -> str:
     """What is counted in a panel."""
-    measure = saved.spec.measure
-    return f"{measure.name} above {measure.cutoff:g}, sigma {saved.spec.sigma:.2f}"
+    return f"{measure.name} above {measure.cutoff:g}, sigma {sigma:.2f}"
 
 
 # --- certified accuracy against radius ------------------------------------------------------------------------------
 
 def draw_bounds(folder: Path) -> Figure:
     """Certified accuracy by four bounds from the same scores."""
-    runs = [read_run(folder / place) for place in PLACES]
-    return draw_accuracy([(f"{title_of(saved)}, N = {saved.spec.n:,}", bounds_of(saved)) for saved in runs], columns=2)
+    panels = []
+    for place in PLACES:
+        saved = read_run(folder / place)
+        title = f"{title_of(saved.spec.measure, saved.spec.sigma)}, N = {saved.spec.n:,}"
+        panels.append((title, bounds_of(saved)))
+    return draw_accuracy(panels, columns=2)
 
 
 def bounds_of(saved: SavedScores) -> Panel:
@@ -75,32 +85,37 @@ def draw_networks(labels: dict[str, str]) -> Figure:
     """The CDF bound of several folders, by their labels, and what the paper's authors published."""
     panels = []
     for place in PLACES:
-        panel = {}
-        for folder, label in labels.items():
-            saved = read_run(Path(folder) / place)
-            panel[label] = curves_of_network(saved)
-        panels.append((title_of(saved), panel | {"published, N = 100,000": {POINTS: published(place)}}))
+        measure, sigma = MEASURES[place.parent.name], float(place.name.removeprefix("noise_"))
+        panel = {label: curves_of_network(Path(folder, place), measure.cutoff) for folder, label in labels.items()}
+        panel["published, N = 100,000"] = {POINTS: published(place)}
+        panels.append((title_of(measure, sigma), panel))
     return draw_accuracy(panels, columns=2)
 
 
-def curves_of_network(saved: SavedScores) -> dict[str, Curve]:
-    """The accuracy by the CDF bound, and its ceiling: the radius at which it ends even if all scores are 1.
+def curves_of_network(path: Path, score: float) -> dict[str, Curve]:
+    """The accuracy by the CDF bound and, with saved scores, its ceiling: where it ends even if all scores are 1.
 
-    A run with --settle is known at its own radii only: between them its images had too few samples.
+    A run without saved scores is known at the radii of its log only. So is one with --settle: between them its images
+    had too few samples. Raises InputError.
     """
-    score, last = saved.spec.measure.cutoff, saved.plan.looks[-1].spec
+    log, settings = Log.read(str(path))
+    check_settle(log.path, settings.get("settle"), score)
+    points = {POINTS: Curve(log.radii, log.certified_accuracy(score), "steps-pre")}
+    if not os.path.exists(scores_path(log.path)):
+        return points
+    saved = read_scores(log.path)
+    last = saved.plan.looks[-1].spec
+    ceiling = {CEILING: Curve([last.sigma * float(ndtri(last.band.prob[0]))], [0.0], exact=True)}
+    if saved.plan.settle is not None:
+        return points | ceiling
     right = [found for _, truth, found in saved.certificates(saved.plan) if found.prediction == truth]
-    ceiling = Curve([last.sigma * float(ndtri(last.band.prob[0]))], [0.0], exact=True)
-    if saved.plan.settle is None:
-        return {CDF: exact_curve([found.radius(score) for found in right], saved.images), CEILING: ceiling}
-    certified = np.array([found.exp_cdf for found in right]) > score
-    return {POINTS: Curve(saved.spec.radii, certified.sum(0) / saved.images, "steps-pre"), CEILING: ceiling}
+    return {CDF: exact_curve([found.radius(score) for found in right], saved.images)} | ceiling
 
 
 def published(place: Path) -> Curve:
     """What the paper's authors published, at the radii of their logs."""
     header, *rows = (line.split("\t") for line in PUBLISHED.read_text().splitlines())
-    row, = (row for row in rows if [place.parent.name, f"noise_{row[1]}.scores"] == [row[0], place.name])
+    row, = (row for row in rows if [place.parent.name, place.name] == [row[0], f"noise_{row[1]}"])
     return Curve(tuple(map(float, header[2:])), tuple(map(float, row[2:])), "steps-pre")
 
 
@@ -121,7 +136,8 @@ def draw_samples(folder: Path) -> Figure:
             accuracy = [(taken <= size).sum() / saved.images for size in sizes]
             axes.plot(sizes, accuracy, f"{marker}-", markersize=4, color=colour, drawstyle="steps-post",
                       label=f"R = {multiple} sigma", clip_on=False)
-        axes.set(title=f"{title_of(saved)}, mean n = {saved.records['n'].mean():,.0f}", xscale="log",
+        mean = f"mean n = {saved.records['n'].mean():,.0f}"
+        axes.set(title=f"{title_of(saved.spec.measure, saved.spec.sigma)}, {mean}", xscale="log",
                  xlabel="samples per image, n", ylabel="fraction certified within n samples")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
         axes.set_xticks([], minor=True)
@@ -135,7 +151,7 @@ def draw_range(folder: Path) -> Figure:
     figure, panels = four_panels()
     radii = np.linspace(0, 1.5, 61)
     for axes, place in zip(panels, PLACES, strict=True):
-        log = str(folder / place).removesuffix(".scores")
+        log = str(folder / place)
         saved = read_scores(log)
         lower, upper, kept = mean_range(saved, radii)
         attacks, settings = Attacks.read(f"{log}.attacks")
