@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the CIFAR-10 logs of docs/results.md again, in the folder LOGS, both measures from one pass. The shipped ones
-# took about 14 hours of a core with bf16 instructions. Repeating it resumes. On a CPU without these instructions:
+# took about 13.5 hours of a core with bf16 instructions. Repeating it resumes. On a CPU without these instructions:
 #   OPTIONS="" bash scripts/certify_cifar10.sh
 # LOGS=log_files stops at the first log that --settle made: an earlier version made most of them, with fewer looks.
 set -euo pipefail
