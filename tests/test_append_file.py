@@ -6,6 +6,7 @@ import os
 import pytest
 
 from certconf.errors import InputError, Stopped
+from certconf.files import write_whole
 from certconf.formats.log import Log
 from certconf.runner import output
 from certconf.runner.output import AppendFile
@@ -25,6 +26,18 @@ def test_appends(file, tmp_path):
     assert (tmp_path / "log").read_bytes() == file.read() == b"first\nsecond\n"
     file.cut(6)
     assert (tmp_path / "log").read_bytes() == file.read() == b"first\n" and file.size == 6
+
+
+def test_a_file_that_cannot_be_written_whole(tmp_path, monkeypatch):
+    """The one that it would have replaced stays, and nothing else is left."""
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_whole(tmp_path / "record", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="record: cannot be written"):
+        write_whole(tmp_path / "record", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
 @pytest.mark.parametrize("written", [0, 7])

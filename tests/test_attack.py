@@ -371,6 +371,16 @@ def test_refusals(certified, tmp_path, options, word):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("ending", ["", ".json", ".scores"])
+def test_the_files_of_the_log_are_not_overwritten(certified, tmp_path, ending):
+    for path in certified.glob("pred_score*"):
+        shutil.copy(path, tmp_path)
+    options = command(tmp_path, tmp_path / "pred_score", tmp_path / f"pred_score{ending}", "--overwrite")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert_refused(attack(*options), "choose another name")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_logs_that_cannot_be_attacked(certified, tmp_path):
     """Another sigma or network file, no record, the log as its own output."""
     other = tmp_path / "other"

@@ -48,6 +48,14 @@ def test_real_command(tmp_path):
     assert_all_refused(tmp_path, "SIGMA or --noise: integer noise needs 0.001", run=command, sigma="0")
 
 
+def test_the_checkpoint_is_not_overwritten(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.write_bytes(DEMO_CHECKPOINT.read_bytes())
+    before = contents(tmp_path)
+    assert_refused(certify(*arguments(checkpoint, "--overwrite", checkpoint=checkpoint)), "BASE_CLASSIFIER itself")
+    assert contents(tmp_path) == before
+
+
 def test_remarks_follow_refusals(each_cpu, tmp_path):
     """Options, checkpoint, network and record are refused in one line, also where bf16 is slow, which is said later."""
     bf16, network = ("--precision", "bf16"), torch.nn.BatchNorm2d(3, track_running_stats=False)

@@ -169,6 +169,14 @@ def test_stdout_that_cannot_be_written(log):
     assert (result.returncode, result.stderr) == (0, "") and len(read_rows(f"{log}_again")) == 12
 
 
+def test_a_closed_stderr(tmp_path):
+    """A daemon has closed it, too: a run that would show its progress there writes its rows."""
+    command = (f"{sys.executable} code/certify.py cifar10 {DEMO_CHECKPOINT} 0.25 {tmp_path / 'log'} --skip 5000 "
+               "--N 64 2>&-")
+    assert subprocess.run(command, cwd=ROOT, shell=True).returncode == 0
+    assert len(read_rows(tmp_path / "log")) == 2
+
+
 @pytest.mark.parametrize("debug, shown", [("1", True), ("0", False)])
 def test_an_unexpected_error_can_be_looked_into(debug, shown, monkeypatch, capsys):
     """CERTIFY_DEBUG=1 shows where an OSError came from, before the one line and exit status 2 that come anyway."""

@@ -136,6 +136,9 @@ def test_fingerprint(tmp_path):
     known = fingerprint(data(body="targets = range(40)"))
     assert known == fingerprint(data(image="torch.zeros(1, 2, 2) if i < 32 else 1 / 0", body="targets = range(40)"))
     assert known != fingerprint(data(image="torch.full((1, 2, 2), float(i == 31))", body="targets = range(40)"))
+    assert plain == fingerprint(data(body="targets = 5")) == fingerprint(data(body="def targets(self): pass"))
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        fingerprint(data(body="targets = property(lambda self: 1 / 0)"))
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -159,6 +162,8 @@ REFUSED = {
     "normalised": (overridden("def image(self, i): return torch.rand(3, 8, 8) - 0.5"), ["outside [0, 1]"]),
     "NaN": (overridden("def image(self, i): return torch.full((3, 8, 8), torch.nan)"), ["outside [0, 1]"]),
     "integers": (overridden("def image(self, i): return torch.ones(3, 8, 8, dtype=torch.int64)"), ["int64"]),
+    "sparse": (overridden("def image(self, i): return torch.ones(3, 8, 8).to_sparse()"), ["sparse_coo", "dense"]),
+    "no values": (overridden("def image(self, i): return torch.ones(3, 8, 8, device='meta')"), ["on meta"]),
     "a NumPy array": (overridden("def image(self, i): return super().image(i).numpy()"), ["ndarray"]),
     "a batch": (overridden("def image(self, i): return torch.ones(1, 3, 8, 8)"), ["[1, 3, 8, 8]"]),
     "sizes": (overridden("def image(self, i): return torch.ones(3, 8, 8 + (i == 5))"), ["image 5", "[3, 8, 9]"]),

@@ -449,4 +449,4 @@ def test_devices_that_are_not_there(name):
     """One line, whatever PyTorch says; and the CPU is always there."""
     with pytest.raises(InputError, match="is not available"):
         choose_device(name)
-    assert choose_device("cpu") == CPU
+    assert choose_device("cpu") == choose_device("cpu:0") == CPU

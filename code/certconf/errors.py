@@ -44,6 +44,8 @@ def run_cli(main: Callable[[], int | None], when_stopped: str = "stopped") -> in
     """
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
+    if sys.stderr is None:  # the caller closed it
+        sys.stderr = open(os.devnull, "w")
     try:
         status = main() or 0
         if sys.stdout is not None:  # it is None if the caller closed it

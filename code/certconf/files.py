@@ -2,6 +2,7 @@
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from certconf.errors import InputError
@@ -50,4 +51,6 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
+        with suppress(OSError):
+            os.remove(unfinished)
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None

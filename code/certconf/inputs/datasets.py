@@ -116,8 +116,10 @@ def image_set(data, name: str) -> ImageSet:
         return x, label
 
     def fingerprint() -> str:
-        targets, labels, images = getattr(data, "targets", None), [], hashlib.sha256()  # targets: as in torchvision
-        known = targets is not None and len(targets) == size
+        labels, images = [], hashlib.sha256()
+        with as_input_error(name):
+            targets = getattr(data, "targets", None)  # as in torchvision: the labels
+            known = hasattr(targets, "__len__") and len(targets) == size
         for index in range(min(size, FINGERPRINTED) if known else size):
             x, label = load(index)
             images.update(x.numpy().tobytes())
@@ -139,12 +141,15 @@ def _pixels(where: str, image) -> torch.Tensor:
         image = torch.from_numpy(np.atleast_3d(image).transpose(2, 0, 1).copy())
     if isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
         image = image.float() / 255
-    if not isinstance(image, torch.Tensor) or not image.is_floating_point():
-        kind = image.dtype if isinstance(image, torch.Tensor) else getattr(image, "mode", type(image).__name__)
+    if (not isinstance(image, torch.Tensor) or not image.is_floating_point() or image.layout != torch.strided
+            or image.is_meta):
+        kind = getattr(image, "mode", type(image).__name__)
+        if isinstance(image, torch.Tensor):
+            kind = f"a tensor of {image.dtype} ({image.layout}, on {image.device})"
         if isinstance(image, np.ndarray):
             kind = f"an ndarray of {image.dtype}, {list(image.shape)}"
-        raise InputError(f"{where} is {kind}, not a float tensor, a uint8 tensor, a uint8 array [height, width] or "
-                         "[height, width, channels] of NumPy, or a PIL image of mode L or RGB")
+        raise InputError(f"{where} is {kind}, not a dense float tensor, a uint8 tensor, a uint8 array [height, "
+                         "width] or [height, width, channels] of NumPy, or a PIL image of mode L or RGB")
     x = image.detach().to("cpu", torch.float32).contiguous()
     if x.ndim != 3 or not x.numel():
         raise InputError(f"{where} is {list(x.shape)}, not [channels, height, width]")

@@ -14,6 +14,8 @@ from types import UnionType
 
 from certconf.errors import InputError
 from certconf.formats.log import check_radii
+from certconf.formats.record import record_path
+from certconf.formats.scores import scores_path
 from certconf.inputs.catalogue import check_dataset_name
 from certconf.sampling import PRECISIONS
 from certconf.sampling.law import NOISES, check_sigma
@@ -74,6 +76,8 @@ class SamplingConfig:
             raise InputError(f"--max must be 1 or above (or -1: no limit), not {self.max}")
         if not 0 < self.alpha < 1:
             raise InputError(f"--alpha must lie strictly between 0 and 1, not {self.alpha}")
+        if os.path.realpath(self.outfile) == os.path.realpath(self.base_classifier):
+            raise InputError(f"{self.outfile}: is BASE_CLASSIFIER itself; choose another name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +159,9 @@ class AttackConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if os.path.realpath(self.log) == os.path.realpath(self.outfile):
-            raise InputError(f"{self.outfile}: is LOG itself; choose another name")
+        own = {os.path.realpath(part(self.log)) for part in (str, record_path, scores_path)}
+        if own & {os.path.realpath(part(self.outfile)) for part in (str, record_path)}:
+            raise InputError(f"{self.outfile}: a file of LOG's run; choose another name")
         if self.radii is not None:
             check_radii(self.radii)
 

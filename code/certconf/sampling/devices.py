@@ -37,7 +37,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         if device.type == "cpu":
             keep_freed_memory()
-        if device.type in ("cpu", "cuda"):
+            return torch.device("cpu")  # cpu:0, too
+        if device.type == "cuda":
             torch.empty(0, device=device)
             return device
     except (RuntimeError, AssertionError):  # PyTorch's words for "no such device" run over several lines
