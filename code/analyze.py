@@ -20,7 +20,7 @@ is certified if its bound is above the score.
 and noise levels. Certified: the class is right and the bound above the measure's cutoff.
 
 bounds     certified accuracy against radius: four bounds from the same scores
-networks   certified accuracy against radius: several folders, and what the paper's authors published (logs will do)
+networks   certified accuracy against radius: several folders (logs will do), and what the paper's authors published
 samples    the images certified at three radii, against the samples that were enough for them (runs with --settle)
 range      the certified range of the score against radius, and what attacks reached (noise_SIGMA.attacks of attack.py)
 """
