@@ -17,7 +17,7 @@ from dataclasses import replace
 from certconf.errors import InputError, run_cli
 from certconf.formats.radii import NAIVE, RADII, Radii
 from certconf.formats.rows import round_down, shortest
-from certconf.formats.scores import SavedScores, read_scores
+from certconf.formats.scores import SavedScores, read_scores, refuse_files_of
 from certconf.report.notes import report_settled
 from certconf.runner.config import check_plan
 from certconf.runner.output import ResumableLog
@@ -59,7 +59,7 @@ def write_radii(args: argparse.Namespace, saved: SavedScores, score: float) -> f
     settings = {**saved.settings, **settings_of(args, program="radius", bound=bound, score=score,
                                                 scores_sha256=saved.sha256, post_hoc=bound != own.bound)}
     outfile = args.outfile.replace(PLACE, shortest(score))
-    saved.refuse_own_files(outfile)
+    refuse_files_of(saved.log, outfile)
     log = ResumableLog(outfile, settings, RADII.header(), Radii.parse, overwrite=args.overwrite)
     total, lines = 0.0, []
     with closing(log):

@@ -21,7 +21,7 @@ from functools import partial
 
 from certconf.errors import InputError, run_cli
 from certconf.formats.log import LOG, RANGES, Log
-from certconf.formats.scores import SavedScores, read_scores
+from certconf.formats.scores import SavedScores, read_scores, refuse_files_of
 from certconf.runner.config import check_plan
 from certconf.runner.output import ResumableLog
 from certconf.runner.settings import settings_of, start_of_run
@@ -69,7 +69,7 @@ def statement(spec: CertificateSpec) -> tuple:
 def main() -> None:
     args = parse_arguments()
     saved = read_scores(args.scores)
-    saved.refuse_own_files(args.outlog)
+    refuse_files_of(saved.log, args.outlog)
     plan = make_plan(args, saved)
     spec = plan.spec
     sides = {"alpha": 2 * spec.alpha, "side_alpha": spec.alpha} if args.range else {"alpha": spec.alpha}

@@ -376,9 +376,9 @@ def test_the_files_of_the_log_are_not_overwritten(certified, tmp_path, ending):
     for path in certified.glob("pred_score*"):
         shutil.copy(path, tmp_path)
     options = command(tmp_path, tmp_path / "pred_score", tmp_path / f"pred_score{ending}", "--overwrite")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     assert_refused(attack(*options), "choose another name")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
 
 
 def test_logs_that_cannot_be_attacked(certified, tmp_path):

@@ -25,6 +25,17 @@ def scores_path(outfile: str) -> str:
     return outfile + ".scores"
 
 
+def run_files(outfile: str) -> tuple[str, str, str]:
+    """The files that a run may write: its log, its record and its saved scores."""
+    return outfile, record_path(outfile), scores_path(outfile)
+
+
+def refuse_files_of(log: str, outfile: str) -> None:
+    """Raise InputError if a run that writes to `outfile` would write a file of the run of `log`."""
+    if set(map(os.path.realpath, run_files(outfile))) & set(map(os.path.realpath, run_files(log))):
+        raise InputError(f"{outfile}: one of LOG, LOG.json and LOG.scores of the run {log}; choose another name")
+
+
 @lru_cache
 def scores_dtype(plan: Plan) -> np.dtype:
     """The record of one image.
@@ -101,12 +112,10 @@ class SavedScores:
         """The number of images, including those without a record."""
         return len(self.records) + len(self.non_finite)
 
-    def refuse_own_files(self, outfile: str) -> None:
-        """Raise InputError if a program would write a file of the run that saved these scores."""
-        own = self.path.removesuffix(".scores")
-        if (os.path.realpath(outfile) in map(os.path.realpath, (own, record_path(own), self.path))
-                or os.path.realpath(scores_path(outfile)) == os.path.realpath(self.path)):
-            raise InputError(f"{outfile}: a file of the run that saved the scores; choose another name")
+    @property
+    def log(self) -> str:
+        """The log of the run."""
+        return self.path.removesuffix(".scores")
 
     def certificates(self, plan: Plan):
         """Yield (index, label, certificate under `plan`, whose looks have the run's sizes) for every image."""

@@ -123,9 +123,8 @@ def source_of_scores(saved: SavedScores, scores: list[float]) -> Source:
     right = [found for _, label, found in saved.certificates(saved.plan) if found.chosen == label]
     curves = {score: {name: exact_curve([found.radius(score, naive=name == MEAN) for found in right], saved.images)
                       for name in (CDF, MEAN)} for score in scores}
-    log = saved.path.removesuffix(".scores")
     return Source(saved.path, saved.settings, curves, frozenset((*saved.records["idx"].tolist(), *saved.non_finite)),
-                  log_sha256=file_sha256(log) if os.path.isfile(log) else None)
+                  log_sha256=file_sha256(saved.log) if os.path.isfile(saved.log) else None)
 
 
 def exact_curve(certified: Sequence[float], images: int) -> Curve:

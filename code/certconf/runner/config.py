@@ -14,8 +14,7 @@ from types import UnionType
 
 from certconf.errors import InputError
 from certconf.formats.log import check_radii
-from certconf.formats.record import record_path
-from certconf.formats.scores import scores_path
+from certconf.formats.scores import refuse_files_of
 from certconf.inputs.catalogue import check_dataset_name
 from certconf.sampling import PRECISIONS
 from certconf.sampling.law import NOISES, check_sigma
@@ -159,9 +158,7 @@ class AttackConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        own = {os.path.realpath(part(self.log)) for part in (str, record_path, scores_path)}
-        if own & {os.path.realpath(part(self.outfile)) for part in (str, record_path)}:
-            raise InputError(f"{self.outfile}: a file of LOG's run; choose another name")
+        refuse_files_of(self.log, self.outfile)
         if self.radii is not None:
             check_radii(self.radii)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from certconf.errors import InputError
 from certconf.formats.record import NON_FINITE, read_record, record_path, without_row, write_record
 from certconf.formats.rows import Table, join_fields
-from certconf.formats.scores import describe_dtype, scores_path
+from certconf.formats.scores import describe_dtype, run_files, scores_path
 from certconf.runner.settings import changed_circumstances, check_same_settings
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system without locks answers
@@ -171,7 +171,7 @@ class ResumableLog:
 
     def _start_over(self) -> None:
         """Set the old files aside and open new ones, which another run may have taken meanwhile: InputError then."""
-        if self.file.size or any(os.path.exists(part(self.path)) for part in (record_path, scores_path)):
+        if self.file.size or any(map(os.path.exists, run_files(self.path)[1:])):
             print(f"{self.path}: kept as {set_aside(self.path)}", file=sys.stderr)
             old, self.file = self.file, None
             os.close(old.fd)
@@ -211,10 +211,9 @@ class ResumableLog:
 
 def set_aside(path: str) -> str:
     """Rename a log, its record and its scores to the first free .bak name, and return that name."""
-    parts = (lambda name: name, record_path, scores_path)
     names = (path + ".bak" + (str(k) if k else "") for k in range(10 ** 6))
-    backup = next(name for name in names if not any(os.path.exists(part(name)) for part in parts))
-    for part in parts:
-        if os.path.exists(part(path)):
-            os.rename(part(path), part(backup))
+    backup = next(name for name in names if not any(map(os.path.exists, run_files(name))))
+    for old, new in zip(run_files(path), run_files(backup), strict=True):
+        if os.path.exists(old):
+            os.rename(old, new)
     return backup
