@@ -33,8 +33,9 @@ class Attacks(Table):
     def accuracy(self, score: float) -> np.ndarray:
         """The fraction of all images, [radii], whose class is right and whose attacked score stays above `score`.
 
-        An image counts at R only if it also does at every smaller radius, whose attacks lie in the ball of R, too. But
-        for sampling error, the accuracy that can be certified is no higher.
+        An image counts at R only if it also does at every smaller radius, whose attacks lie in the ball of R, too; an
+        abstention, which is not attacked, never does. But for sampling error, the log's certified accuracy is no
+        higher.
         """
         above = np.logical_and.accumulate(self.values("score") > score, axis=1)
         return (above & self.values("correct")[:, None]).sum(0) / self.images
