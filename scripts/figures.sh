@@ -13,8 +13,8 @@ draw() {  # PICTURE ARGUMENT...
 }
 
 draw certified_radius "$LOGS/cifar10_resnet20" --figure bounds --title "ResNet-20"
-draw networks "$LOGS"/cifar10_{resnet20,resnet110,resnet20_staged,resnet20_consistency_staged} --figure networks \
-    --labels ResNet-20 ResNet-110 "ResNet-20, N = 100,000" "ResNet-20, consistency, N = 100,000"
+draw networks "$LOGS"/cifar10_{resnet20,resnet110,resnet20_consistency_staged,resnet110_consistency_staged} --figure networks \
+    --labels ResNet-20 ResNet-110 "ResNet-20, consistency, N = 100,000" "ResNet-110, consistency, N = 100,000"
 draw samples "$LOGS/cifar10_resnet20_staged" --figure samples --title "ResNet-20, N = 100,000, early stopping"
 draw range "$LOGS/cifar10_resnet20_attacks" --figure range --title "ResNet-20"
 draw bands "$LOGS/cifar10_resnet20/pred_score/noise_0.25"{,_dkw} --score 0.5 \

@@ -42,8 +42,9 @@ for measure in pred_score margin; do
 done
 cost --title "Samples per image, and hours:"
 
-FOLDERS=(resnet20_staged resnet20_consistency_staged resnet110_staged)
-LABELS=("ResNet-20, N = 100,000" "ResNet-20, consistency, N = 100,000" "ResNet-110, N = 100,000")
+FOLDERS=(resnet20_staged resnet110_staged resnet20_consistency_staged resnet110_consistency_staged)
+LABELS=("ResNet-20, N = 100,000" "ResNet-110, N = 100,000" "ResNet-20, consistency, N = 100,000"
+    "ResNet-110, consistency, N = 100,000")
 printf '\n### 250 images, up to N = 100,000\n\n'
 for measure in pred_score margin; do
     for sigma in 0.25 0.50; do

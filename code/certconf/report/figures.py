@@ -15,7 +15,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 METADATA = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 RADIUS = "radius (L2 distance, pixels in [0, 1])"  # the label of an axis
 SETTINGS = {
-    "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "savefig.dpi": 160,
+    "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "savefig.dpi": 150,
     "text.parse_math": False,  # a $ in a file name is a $
     "svg.hashsalt": "figure",
 }
