@@ -26,8 +26,9 @@ from certconf.statistics.measures import MEASURES, SOFT_MEASURES
 
 LOGS = ROOT / "log_files" / "cifar10_resnet20"
 SIGMAS = ("0.25", "0.50")
+# the folders of logs, and their noise levels
 NETWORKS = {"resnet20": SIGMAS, "resnet110": SIGMAS, "resnet20_staged": SIGMAS, "resnet110_staged": ("0.25",),
-            "resnet20_consistency_staged": SIGMAS, "resnet110_consistency_staged": SIGMAS}  # the folders of logs, and their noise levels
+            "resnet20_consistency_staged": SIGMAS, "resnet110_consistency_staged": SIGMAS}
 RUNS = [LOGS / measure / f"noise_{sigma}" for measure in SOFT_MEASURES for sigma in SIGMAS]
 
 
