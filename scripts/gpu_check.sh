@@ -24,17 +24,20 @@ certify() {  # LOG DEVICE OPTION...
     $python code/certify.py cifar10 $NETWORK 0.25 "$OUT/$1" --device "$2" --overwrite "${@:3}"
 }
 
-agree() {  # a GPU draws other noise than a CPU, so: is each lower bound of one at most the upper bound of the other?
+agree() {  # a GPU draws other noise than a CPU, so: the same classes, and ranges of the expected score that overlap?
     $python code/recertify.py "$OUT/small_cpu.scores" "$OUT/range_cpu" --range --overwrite
     $python code/recertify.py "$OUT/small.scores" "$OUT/range" --range --overwrite
-    paste "$OUT/range_cpu" "$OUT/range" | awk -F '\t' '
-        NR == 1 { columns = NF / 2; for (i = 1; i <= columns; i++) column[$i] = i; next }
-        { predict = column["predict"]; lower = column["exp_cdf_00"]; upper = column["upper_cdf_00"] }
-        $predict != $(predict + columns) { differ++; next }
-        { printf "image %d: %s to %s, and %s to %s\n", $1, $lower, $upper, $(lower + columns), $(upper + columns) }
-        $lower > $(upper + columns) || $(lower + columns) > $upper { apart++ }
-        END { printf "predictions that differ: %d; ranges that do not overlap: %d\n", differ, apart
-              exit !(NR > 1 && !apart) }'
+    $python - "$OUT/range_cpu" "$OUT/range" <<'END'
+import sys
+from certconf.formats.log import Log
+agreed = True
+for cpu, gpu in zip(*(Log.read(path)[0].rows for path in sys.argv[1:]), strict=True):
+    print(f"image {cpu.index}, predicted {cpu.predict} and {gpu.predict}: at R = 0, {cpu.exp_cdf[0]:.4f} to "
+          f"{cpu.upper_cdf[0]:.4f} and {gpu.exp_cdf[0]:.4f} to {gpu.upper_cdf[0]:.4f}")
+    agreed &= cpu.predict == gpu.predict and cpu.exp_cdf[0] <= gpu.upper_cdf[0] and gpu.exp_cdf[0] <= cpu.upper_cdf[0]
+print("agreed" if agreed else "contradicted each other")
+sys.exit(not agreed)
+END
 }
 
 rate() {  # LOG...: seconds per image, without the first one, in which everything is loaded and compiled
